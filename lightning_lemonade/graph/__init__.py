@@ -1,0 +1,62 @@
+"""What a network is: node types, `GraphSpec`, shapes, channel groups, structural hash, and spec -> network."""
+
+from lightning_lemonade.graph.build import build, initialise, record_outputs, spec_of
+from lightning_lemonade.graph.channels import ChannelGroup, ChannelLayout, Segment
+from lightning_lemonade.graph.nodes import Node
+from lightning_lemonade.graph.ops import (
+    OPS,
+    Activation,
+    AdaptivePool2d,
+    Add,
+    BatchNorm2d,
+    Concat,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalPool2d,
+    Identity,
+    Input,
+    Join,
+    Linear,
+    Mix,
+    Mul,
+    Op,
+    Output,
+    PassThrough,
+    Pool2d,
+    Shape,
+)
+from lightning_lemonade.graph.spec import GraphSpec
+
+__all__ = [
+    "OPS",
+    "Activation",
+    "AdaptivePool2d",
+    "Add",
+    "BatchNorm2d",
+    "ChannelGroup",
+    "ChannelLayout",
+    "Concat",
+    "Conv2d",
+    "Dropout",
+    "Flatten",
+    "GlobalPool2d",
+    "GraphSpec",
+    "Identity",
+    "Input",
+    "Join",
+    "Linear",
+    "Mix",
+    "Mul",
+    "Node",
+    "Op",
+    "Output",
+    "PassThrough",
+    "Pool2d",
+    "Segment",
+    "Shape",
+    "build",
+    "initialise",
+    "record_outputs",
+    "spec_of",
+]

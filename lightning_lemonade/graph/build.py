@@ -1,0 +1,212 @@
+"""From a spec to a network: a `torch.fx.GraphModule` whose state dict is keyed by node id.
+
+Every node that holds weights, or whose behaviour differs between training and evaluation, is a submodule named by the node's id; the rest are
+function calls. The result deep-copies, compiles, and exports with torch.export and ONNX (with a dynamic batch).
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from lightning_lemonade.errors import SpecError
+from lightning_lemonade.graph.ops import (
+    Activation,
+    AdaptivePool2d,
+    Add,
+    BatchNorm2d,
+    Concat,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalPool2d,
+    Identity,
+    Input,
+    Linear,
+    Mix,
+    Mul,
+    Op,
+    Output,
+    Pool2d,
+    Shape,
+)
+from lightning_lemonade.graph.spec import GraphSpec
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "hardswish": nn.Hardswish,
+    "hardsigmoid": nn.Hardsigmoid,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}
+
+
+class MixModule(nn.Module):
+    """`l * a + (1 - l) * b` with a learnt number l (shape: scalar) that starts at 1."""
+
+    def __init__(self) -> None:
+        """Starts as its first input."""
+        super().__init__()
+        self.gate = nn.Parameter(torch.ones(()))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Mixes two tensors of one shape."""
+        return self.gate * a + (1 - self.gate) * b
+
+
+class GlobalPoolModule(nn.Module):
+    """Average or maximum over height and width: (batch, channels, height, width) becomes (batch, channels)."""
+
+    def __init__(self, mode: str) -> None:
+        """Takes `"avg"` or `"max"`."""
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pools."""
+        return x.mean((2, 3)) if self.mode == "avg" else x.amax((2, 3))
+
+
+def build(spec: GraphSpec) -> fx.GraphModule:
+    """Builds the network of a spec, freshly initialised from torch's global generator.
+
+    Args:
+        spec: the architecture.
+
+    Returns:
+        A module that maps (batch, *spec.input_shape) to (batch, *spec.output_shape). Its state dict's keys are `<node id>.<tensor>`.
+    """
+    root = nn.Module()
+    graph = fx.Graph()
+    values: dict[str, fx.Node] = {}
+    for node in spec.nodes:
+        sources = [values[source] for source in node.inputs]
+        match node.op:
+            case Input():
+                values[node.id] = graph.placeholder(node.id)
+            case Output():
+                graph.output(sources[0])
+            case Add():
+                values[node.id] = _sum(graph, sources, node.id)
+            case Mul():
+                values[node.id] = graph.create_node("call_function", operator.mul, tuple(sources), name=node.id)
+            case Concat():
+                values[node.id] = graph.create_node("call_function", torch.cat, (sources, 1), name=node.id)
+            case Flatten():
+                values[node.id] = graph.create_node("call_function", torch.flatten, (sources[0], 1), name=node.id)
+            case _:
+                root.add_module(node.id, _module(node.op, spec.input_shapes(node.id)))
+                values[node.id] = graph.call_module(node.id, tuple(sources))
+    network = fx.GraphModule(root, graph, class_name="LemonadeNetwork")
+    network.meta["spec"] = spec
+    return network
+
+
+def spec_of(network: fx.GraphModule) -> GraphSpec:
+    """Returns the spec that a network was built from.
+
+    Raises:
+        SpecError: if the network wasn't made by `build`.
+    """
+    spec = getattr(network, "meta", {}).get("spec")
+    if not isinstance(spec, GraphSpec):
+        raise SpecError(f"{type(network).__name__} was not built from a graph spec: make networks with build(spec)")
+    return spec
+
+
+def _sum(graph: fx.Graph, sources: Sequence[fx.Node], name: str) -> fx.Node:
+    """Adds two or more values; the last sum has the node's name."""
+    total = sources[0]
+    for source in sources[1:-1]:
+        total = graph.call_function(operator.add, (total, source))
+    return graph.create_node("call_function", operator.add, (total, sources[-1]), name=name)
+
+
+def _module(op: Op, inputs: Sequence[Shape]) -> nn.Module:
+    """Returns the torch module of an op that is one."""
+    match op:
+        case Conv2d():
+            return nn.Conv2d(
+                inputs[0][0],
+                op.out_channels,
+                op.kernel_size,
+                op.stride,
+                op.padding,
+                op.dilation,
+                op.groups,
+                op.bias,
+            )
+        case Linear():
+            return nn.Linear(inputs[0][0], op.out_features, op.bias)
+        case BatchNorm2d():
+            return nn.BatchNorm2d(inputs[0][0], op.eps, op.momentum)
+        case Activation():
+            return ACTIVATIONS[op.function]()
+        case Pool2d(mode="max"):
+            return nn.MaxPool2d(op.kernel_size, op.stride, op.padding, ceil_mode=op.ceil_mode)
+        case Pool2d():
+            return nn.AvgPool2d(op.kernel_size, op.stride, op.padding, op.ceil_mode, count_include_pad=False)
+        case AdaptivePool2d(mode="avg"):
+            return nn.AdaptiveAvgPool2d(op.output_size)
+        case AdaptivePool2d():
+            return nn.AdaptiveMaxPool2d(op.output_size)
+        case GlobalPool2d():
+            return GlobalPoolModule(op.mode)
+        case Mix():
+            return MixModule()
+        case Dropout():
+            return nn.Dropout(op.p)
+        case Identity():
+            return nn.Identity()
+    raise SpecError(f"the op {op.name} has no torch module")
+
+
+def initialise(network: nn.Module) -> None:
+    """Draws weights for a training from scratch: He-normal convolutions (fan out), PyTorch's default for the rest. Source: ours.
+
+    Args:
+        network: changed in place; draws come from torch's global generator.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def record_outputs(network: fx.GraphModule, node_ids: Sequence[str], x: Tensor) -> dict[str, Tensor]:
+    """Runs a batch through a network and returns what some of its nodes put out.
+
+    Args:
+        network: made by `build`; its mode and state are as the caller left them.
+        node_ids: ids of the nodes to record.
+        x: (batch, *input shape).
+
+    Returns:
+        For each id, the output (batch, *shape).
+    """
+    recorder = _Recorder(network, frozenset(node_ids))
+    with torch.no_grad():
+        recorder.run(x)
+    return recorder.seen
+
+
+class _Recorder(fx.Interpreter):
+    def __init__(self, network: fx.GraphModule, wanted: frozenset[str]) -> None:
+        super().__init__(network)
+        self.wanted = wanted
+        self.seen: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 (fx.Interpreter's own signature)
+        result = super().run_node(n)
+        if n.name in self.wanted:
+            self.seen[n.name] = result
+        return result
+

@@ -1,0 +1,214 @@
+"""Mutation: one change of a network, as plain data, with its two halves kept apart.
+
+`rewrite` changes the spec (pure, fast, without torch), so that a search can judge thousands of proposals; `transfer` moves the weights, only for
+the children that were accepted.
+"""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from torch import Generator, Tensor, fx
+
+from lightning_lemonade.errors import MutationError, SpecError
+from lightning_lemonade.graph import GraphSpec, build, spec_of
+from lightning_lemonade.morphisms.state import State, load_state
+
+Site = tuple[str, ...]
+"""Where a mutation applies: one node id for each of its site fields."""
+MAX_SITES = 4096
+
+KINDS: dict[str, type["Mutation"]] = {}
+"""Every kind of mutation by its name in JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation(ABC):
+    """One change: an operator, the sites where it applies, and its arguments.
+
+    Subclasses are frozen dataclasses. Their first fields, named in `site_fields`, hold node ids: a text for one site, or a tuple of texts for
+    the same change at many places (a cell that repeats). Subclasses register themselves under `kind`.
+    """
+
+    kind: ClassVar[str] = ""
+    """The name in JSON."""
+    exact: ClassVar[bool]
+    """Whether the child computes the parent's function (a morphism) or approximates it."""
+    site_fields: ClassVar[tuple[str, ...]] = ("node",)
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Registers the kind.
+
+        Raises:
+            TypeError: if another class has the name.
+        """
+        super().__init_subclass__(**kwargs)
+        if cls.kind:
+            other = KINDS.setdefault(cls.kind, cls)
+            if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise TypeError(f"the mutation kind {cls.kind!r} belongs to {other.__qualname__} already")
+            KINDS[cls.kind] = cls
+
+    def __post_init__(self) -> None:
+        """Normalises the sites.
+
+        Raises:
+            MutationError: if a site is no node id, or the fields name different numbers of sites.
+        """
+        columns = []
+        for name in self.site_fields:
+            value = getattr(self, name)
+            column = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+            if not 0 < len(column) <= MAX_SITES or not all(isinstance(node_id, str) for node_id in column):
+                raise MutationError(f"{self.kind}: {name} must be a node id or a list of node ids, got {value!r}")
+            object.__setattr__(self, name, column[0] if len(column) == 1 else column)
+            columns.append(column)
+        if len(set(map(len, columns))) != 1:
+            raise MutationError(f"{self.kind}: {', '.join(self.site_fields)} must name equally many nodes")
+
+    @property
+    def places(self) -> tuple[Site, ...]:
+        """The sites, each as one node id per site field."""
+        values = [getattr(self, name) for name in self.site_fields]
+        columns = [(value,) if isinstance(value, str) else value for value in values]
+        return tuple(zip(*columns, strict=True))
+
+    @classmethod
+    @abstractmethod
+    def sites(cls, spec: GraphSpec) -> list[Site]:
+        """Returns every site of a graph where this kind applies."""
+
+    @abstractmethod
+    def rewrite_at(self, spec: GraphSpec, site: Site) -> GraphSpec:
+        """Returns the graph after the change at one valid site. Pure, and without torch."""
+
+    @abstractmethod
+    def transfer_at(
+        self,
+        parent: GraphSpec,
+        state: State,
+        child: GraphSpec,
+        site: Site,
+        calibration: Tensor,
+        generator: Generator,
+    ) -> State:
+        """Returns the child's weights after the change at one site; never changes the parent's tensors in place."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns the arguments besides the sites."""
+        fields = [field.name for field in dataclasses.fields(self) if field.name not in self.site_fields]
+        return {name: getattr(self, name) for name in fields}
+
+    def rewrite(self, spec: GraphSpec) -> GraphSpec:
+        """Returns the graph after the change at all sites. Untouched nodes keep their ids.
+
+        Raises:
+            MutationError: if the change doesn't apply at one of them.
+        """
+        return self._steps(spec)[-1][2]
+
+    def _steps(self, spec: GraphSpec) -> list[tuple[Site, GraphSpec, GraphSpec]]:
+        """Returns (site, graph before, graph after), site by site."""
+        steps = []
+        for site in self.places:
+            if site not in self.sites(spec):
+                where = ", ".join(f"{name}={node}" for name, node in zip(self.site_fields, site, strict=True))
+                raise MutationError(f"{self.kind} doesn't apply at {where}; {type(self).__name__}.sites(spec) lists where it does")
+            try:
+                after = self.rewrite_at(spec, site)
+            except SpecError as error:
+                raise MutationError(f"{self} gives no valid graph: {error}") from error
+            steps.append((site, spec, after))
+            spec = after
+        return steps
+
+    def transfer(
+        self,
+        parent: GraphSpec,
+        state: Mapping[str, Tensor],
+        child: GraphSpec,
+        calibration: Tensor,
+        generator: Generator,
+    ) -> State:
+        """Returns the child's weights, made from the parent's.
+
+        Args:
+            parent: the graph before the change.
+            state: its weights; left as they are. Tensors that the change doesn't touch are the parent's own, not copies.
+            child: the graph after the change, as `rewrite` gave it.
+            calibration: (batch, *parent.input_shape), training samples without augmentation.
+            generator: a CPU generator; all draws of new weights come from it.
+
+        Returns:
+            The child's state dict.
+
+        Raises:
+            MutationError: if `child` isn't what this mutation makes of `parent`.
+        """
+        steps = self._steps(parent)
+        if steps[-1][2] != child:
+            raise MutationError(f"{self}: the child's graph isn't what this mutation makes of the parent's")
+        weights = dict(state)
+        for site, before, after in steps:
+            weights = self.transfer_at(before, weights, after, site, calibration, generator)
+        return weights
+
+    def apply(self, network: fx.GraphModule, calibration: Tensor, generator: Generator) -> fx.GraphModule:
+        """Returns a changed copy of a network; the network itself stays as it is. For use without a search.
+
+        Args:
+            network: made by `lightning_lemonade.graph.build`.
+            calibration: (batch, *input shape), training samples without augmentation.
+            generator: a CPU generator for new weights.
+
+        Raises:
+            MutationError: if the change doesn't apply.
+        """
+        parent = spec_of(network)
+        child = self.rewrite(parent)
+        state = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+        changed = build(child)
+        load_state(changed, self.transfer(parent, state, child, calibration, generator))
+        return changed.train(network.training)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the mutation as JSON values."""
+        values: dict[str, Any] = {"kind": self.kind}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            values[field.name] = list(value) if isinstance(value, tuple) else value
+        return values
+
+    @classmethod
+    def at(cls, site: Site, **arguments: object) -> Self:
+        """Makes a mutation for one site."""
+        return cls(**dict(zip(cls.site_fields, site, strict=True)), **arguments)
+
+    def __str__(self) -> str:
+        """Returns a short readable form, for instance `widen(n3, factor=2)`."""
+        places = " ".join(">".join(site) for site in self.places)
+        arguments = "".join(f", {name}={value}" for name, value in self.arguments().items())
+        return f"{self.kind}({places}{arguments})"
+
+
+def mutation_from_dict(data: object) -> Mutation:
+    """Makes a mutation from JSON values.
+
+    Raises:
+        MutationError: if they don't describe one.
+    """
+    if not isinstance(data, dict):
+        raise MutationError(f"a mutation must be an object, got {type(data).__name__}")
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise MutationError(f"unknown mutation kind {kind!r}; known: {', '.join(sorted(KINDS))}")
+    arguments = {name: value for name, value in data.items() if name != "kind"}
+    known = {field.name for field in dataclasses.fields(KINDS[kind])}
+    unknown = sorted(map(repr, set(arguments) - known))
+    if unknown:
+        raise MutationError(f"{kind} has no argument {', '.join(unknown)}; it has: {', '.join(sorted(known))}")
+    try:
+        return KINDS[kind](**arguments)
+    except TypeError as error:
+        raise MutationError(f"{kind}: {error}") from error

@@ -1,0 +1,164 @@
+"""Channel maps: where each channel of a child's tensor comes from in the parent, and how weights follow.
+
+A map is an int64 tensor with one entry for each feature of a node's output in the child: the index of the same feature in the parent, or -1 for a new
+one. A mutation gives the maps of the nodes it changes; `propagate` follows them through the rest of the graph.
+"""
+
+from collections.abc import Mapping
+from math import prod
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_lemonade.errors import MutationError
+from lightning_lemonade.graph import Concat, Conv2d, Flatten, GraphSpec, Input, Linear, Node
+from lightning_lemonade.morphisms.state import State
+
+NEW = -1
+
+
+def identity(size: int) -> Tensor:
+    """Returns the map of features that stay as they are: (size,)."""
+    return torch.arange(size)
+
+
+def segment_map(spec: GraphSpec, node_id: str, groups: Mapping[int, Tensor]) -> Tensor:
+    """Returns the map of a node whose channel groups change.
+
+    Args:
+        spec: the parent.
+        node_id: one of its nodes.
+        groups: for each changed group, the map of its channels.
+    """
+    parts, start = [], 0
+    for segment in spec.channels.segments[node_id]:
+        inner = groups.get(segment.group, identity(segment.size))
+        spread = _repeat(inner, segment.repeat)
+        parts.append(torch.where(spread == NEW, NEW, spread + start))
+        start += segment.size * segment.repeat
+    return torch.cat(parts)
+
+
+def propagate(parent: GraphSpec, child: GraphSpec, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the map of every node of the child.
+
+    Args:
+        parent: the graph before the change.
+        child: the graph after it.
+        given: the maps of changed and new nodes. A new node's map refers to the parent's tensor that its readers read before.
+
+    Raises:
+        MutationError: if the map of a new node isn't given.
+    """
+    maps: dict[str, Tensor] = {}
+    for node in child.nodes:
+        if node.id in given:
+            maps[node.id] = given[node.id]
+        elif node.id not in parent:
+            raise MutationError(f"node {node.id} is new and has no channel map")
+        else:
+            maps[node.id] = _follow(parent, child, node, maps)
+        if len(maps[node.id]) != child.shapes[node.id][0]:
+            raise MutationError(f"node {node.id} has {child.shapes[node.id][0]} channels and a map of {len(maps[node.id])}")
+    return maps
+
+
+def _follow(parent: GraphSpec, child: GraphSpec, node: Node, maps: Mapping[str, Tensor]) -> Tensor:
+    """Returns the map of a node whose op is the parent's, from the maps of its inputs."""
+    if isinstance(node.op, Concat):
+        parts, start = [], 0
+        for source, before in zip(node.inputs, parent[node.id].inputs, strict=True):
+            parts.append(torch.where(maps[source] == NEW, NEW, maps[source] + start))
+            start += parent.shapes[before][0]
+        return torch.cat(parts)
+    if isinstance(node.op, Flatten):
+        return _repeat(maps[node.inputs[0]], prod(child.shapes[node.inputs[0]][1:]))
+    if isinstance(node.op, Input | Linear) or (isinstance(node.op, Conv2d) and not _is_depthwise(parent, parent[node.id])):
+        return identity(child.shapes[node.id][0])
+    return maps[node.inputs[0]]
+
+
+def _is_depthwise(spec: GraphSpec, node: Node) -> bool:
+    return isinstance(node.op, Conv2d) and node.op.is_depthwise(spec.input_shapes(node.id)[0][0])
+
+
+def _repeat(channels: Tensor, positions: int) -> Tensor:
+    """Spreads a map of channels over the positions of a Flatten."""
+    if positions == 1:
+        return channels
+    spread = channels[:, None] * positions + torch.arange(positions)
+    return torch.where(channels[:, None] == NEW, NEW, spread).reshape(-1)
+
+
+def carry(
+    parent: GraphSpec,
+    state: Mapping[str, Tensor],
+    child: GraphSpec,
+    maps: Mapping[str, Tensor],
+    generator: Generator,
+) -> State:
+    """Returns the child's weights for every node that the parent has, too.
+
+    New filters are drawn from a normal distribution with the root mean square of the layer's other weights, so that they are as active as their
+    neighbours; what old filters read from new channels is zero, so that the function stays (types I and II of the paper, section 2). New channels of a
+    batch norm get the mean scale and shift of the others. Tensors that nothing touches are the parent's own.
+
+    Args:
+        parent: the graph before the change.
+        state: its weights.
+        child: the graph after it.
+        maps: see `propagate`.
+        generator: the source of new weights.
+    """
+    weights: State = {}
+    for node in child.nodes:
+        names = [name for name in state if name.partition(".")[0] == node.id] if node.id in parent else []
+        if not names:
+            continue
+        rows = maps[node.id]
+        columns = maps[node.inputs[0]]
+        before = parent.shapes[parent[node.id].inputs[0]][0]
+        whole = _is_identity(rows, parent.shapes[node.id][0]) and _is_identity(columns, before)
+        for name in names:
+            tensor = state[name]
+            if whole or tensor.ndim == 0:
+                weights[name] = tensor
+            elif tensor.ndim == 1:
+                weights[name] = _carry_vector(name, tensor, rows)
+            elif _is_depthwise(parent, parent[node.id]):
+                weights[name] = _carry_matrix(tensor, rows, identity(1), generator)
+            else:
+                weights[name] = _carry_matrix(tensor, rows, columns, generator)
+    return weights
+
+
+def _is_identity(mapping: Tensor, size: int) -> bool:
+    return len(mapping) == size and bool((mapping == identity(size)).all())
+
+
+def _carry_vector(name: str, tensor: Tensor, rows: Tensor) -> Tensor:
+    """Carries a bias, or a vector of a batch norm: (channels,)."""
+    new = rows == NEW
+    carried = tensor[rows.clamp(min=0)].clone()
+    kind = name.rpartition(".")[2]
+    if kind == "weight":  # a batch norm's scale
+        carried[new] = tensor.abs().mean()
+    elif kind == "running_var":
+        carried[new] = 1.0
+    else:
+        carried[new] = 0.0
+    return carried
+
+
+def _carry_matrix(tensor: Tensor, rows: Tensor, columns: Tensor, generator: Generator) -> Tensor:
+    """Carries a weight (out, in, ...): keeps what is old, zeroes old rows' new columns, draws new rows."""
+    carried = tensor[rows.clamp(min=0)][:, columns.clamp(min=0)].clone()
+    carried[:, columns == NEW] = 0.0
+    new = rows == NEW
+    if new.any():
+        scale = tensor.square().mean().sqrt()
+        if scale == 0:
+            scale = torch.tensor((2.0 / max(1, prod(tensor.shape[1:]))) ** 0.5, dtype=tensor.dtype)
+        shape = (int(new.sum()), *carried.shape[1:])
+        carried[new] = torch.randn(shape, generator=generator, dtype=tensor.dtype) * scale
+    return carried

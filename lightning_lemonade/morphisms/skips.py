@@ -1,0 +1,272 @@
+"""Skip connections: by addition, by concatenation, and their removal."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_lemonade.graph import (
+    Activation,
+    Add,
+    Concat,
+    Conv2d,
+    Flatten,
+    GraphSpec,
+    Identity,
+    Join,
+    Linear,
+    Mix,
+    Node,
+    Output,
+    PassThrough,
+    Pool2d,
+)
+from lightning_lemonade.morphisms.base import Mutation, Site
+from lightning_lemonade.morphisms.maps import NEW, carry, identity, propagate
+from lightning_lemonade.morphisms.state import State, batch_norm_statistics, reestimated
+
+
+def _ends(spec: GraphSpec) -> list[Node]:
+    """Returns the nodes between which a skip can run: the ends of blocks, with (channels, height, width)."""
+    kinds = Activation | Pool2d | Join | Concat
+    return [node for node in spec.nodes if isinstance(node.op, kinds) and len(spec.shapes[node.id]) == 3]
+
+
+def _ancestors(spec: GraphSpec) -> dict[str, set[str]]:
+    above: dict[str, set[str]] = {}
+    for node in spec.nodes:
+        above[node.id] = set(node.inputs).union(*(above[source] for source in node.inputs))
+    return above
+
+
+def _pairs(spec: GraphSpec) -> Iterator[tuple[str, str]]:
+    """Yields (source, target): two ends of one height and width, the source above the target and not yet joined with it."""
+    above, ends = _ancestors(spec), _ends(spec)
+    for target in ends:
+        joined = {i for reader in spec.consumers[target.id] if _is_join(spec[reader]) for i in spec[reader].inputs}
+        for source in ends:
+            same = spec.shapes[source.id][1:] == spec.shapes[target.id][1:]
+            if same and source.id in above[target.id] and source.id not in joined and source.id not in target.inputs:
+                yield source.id, target.id
+
+
+def _is_join(node: Node) -> bool:
+    return isinstance(node.op, Join | Concat)
+
+
+@dataclass(frozen=True)
+class AddSkip(Mutation):
+    """Joins an earlier node to a later one by a learnt sum that starts as the later one alone (exact, type IV of the paper, section 2).
+
+    Attributes:
+        source: the earlier node.
+        target: the later node, of the same shape; its readers read the sum.
+    """
+
+    kind = "add_skip"
+    exact = True
+    site_fields = ("source", "target")
+    source: str | tuple[str, ...]
+    target: str | tuple[str, ...]
+
+    @classmethod
+    def sites(cls, spec: GraphSpec) -> list[Site]:
+        """See `Mutation.sites`."""
+        return [(source, target) for source, target in _pairs(spec) if spec.shapes[source] == spec.shapes[target]]
+
+    def rewrite_at(self, spec: GraphSpec, site: Site) -> GraphSpec:
+        """See `Mutation.rewrite_at`."""
+        source, target = site
+        mix = Node(spec.fresh_ids(1)[0], Mix(), (target, source))
+        return spec.edit(added=[mix], rewired={target: mix.id})
+
+    def transfer_at(
+        self,
+        parent: GraphSpec,
+        state: State,
+        child: GraphSpec,
+        site: Site,
+        calibration: Tensor,
+        generator: Generator,
+    ) -> State:
+        """See `Mutation.transfer_at`."""
+        return state | {f"{parent.fresh_ids(1)[0]}.gate": torch.ones((), dtype=calibration.dtype)}
+
+
+@dataclass(frozen=True)
+class ConcatSkip(Mutation):
+    """Joins an earlier node to a later one by concatenation; its part starts at zero (exact, type II of the paper, section 2).
+
+    Attributes:
+        source: the earlier node.
+        target: the later node, of the same height and width; its readers read both.
+    """
+
+    kind = "concat_skip"
+    exact = True
+    site_fields = ("source", "target")
+    source: str | tuple[str, ...]
+    target: str | tuple[str, ...]
+
+    @classmethod
+    def sites(cls, spec: GraphSpec) -> list[Site]:
+        """See `Mutation.sites`."""
+        able = _width_is_free(spec)
+        return [(source, target) for source, target in _pairs(spec) if able[target]]
+
+    def rewrite_at(self, spec: GraphSpec, site: Site) -> GraphSpec:
+        """See `Mutation.rewrite_at`."""
+        source, target = site
+        concat = Node(spec.fresh_ids(1)[0], Concat(), (target, source))
+        replaced: dict[str, Node] = {}
+        for node_id, more in _more_channels(spec, target, spec.shapes[source][0]).items():
+            node = spec[node_id]
+            if isinstance(node.op, Conv2d):
+                width = node.op.out_channels + more
+                inputs = tuple(concat.id if i == target else i for i in node.inputs)
+                replaced[node_id] = replace(node, op=replace(node.op, out_channels=width, groups=width), inputs=inputs)
+        return spec.edit(added=[concat], replaced=replaced, rewired={target: concat.id})
+
+    def transfer_at(
+        self,
+        parent: GraphSpec,
+        state: State,
+        child: GraphSpec,
+        site: Site,
+        calibration: Tensor,
+        generator: Generator,
+    ) -> State:
+        """See `Mutation.transfer_at`."""
+        source, target = (parent.shapes[node_id][0] for node_id in site)
+        joined = torch.cat([identity(target), torch.full((source,), NEW)])
+        maps = propagate(parent, child, {parent.fresh_ids(1)[0]: joined})
+        weights = carry(parent, state, child, maps, generator)
+        for name, measured in batch_norm_statistics(child, weights, calibration).items():
+            new = maps[name.partition(".")[0]] == NEW
+            if new.any():
+                weights[name] = torch.where(new, measured, weights[name])
+        return weights
+
+
+def _width_is_free(spec: GraphSpec) -> dict[str, bool]:
+    """Returns for each node whether its readers could read more or fewer channels."""
+    able: dict[str, bool] = {}
+    for node in reversed(spec.nodes):
+        able[node.id] = all(_is_flexible(spec, spec[reader], able) for reader in spec.consumers[node.id])
+    return able
+
+
+def _would_double(spec: GraphSpec, node: Node, source: str) -> bool:
+    """Returns whether a join below would read one node twice if `node` gave way to its only other input."""
+    rest = [i for i in node.inputs if i != source]
+    readers = [spec[reader] for reader in spec.consumers[node.id]]
+    return len(rest) == 1 and any(_is_join(reader) and rest[0] in reader.inputs for reader in readers)
+
+
+def _is_flexible(spec: GraphSpec, reader: Node, able: dict[str, bool]) -> bool:
+    """Returns whether a node can read another number of channels: every path must end in a plain layer."""
+    match reader.op:
+        case Conv2d() as conv if conv.groups == 1:
+            return True
+        case Conv2d() as conv:
+            return conv.is_depthwise(spec.input_shapes(reader.id)[0][0]) and able[reader.id]
+        case Linear():
+            return True
+        case Output():
+            return False
+        case PassThrough() | Flatten() | Concat():
+            return able[reader.id]
+    return False
+
+
+def _more_channels(spec: GraphSpec, target: str, count: int) -> dict[str, int]:
+    """Returns how many channels the nodes below get that pass them on, when a node's readers get `count` more."""
+    more = {target: count}
+    for node in spec.nodes:
+        gain = sum(more.get(source, 0) for source in node.inputs)
+        plain = isinstance(node.op, Linear) or (isinstance(node.op, Conv2d) and node.op.groups == 1)
+        if gain and not plain:
+            more[node.id] = gain
+    return {node_id: gain for node_id, gain in more.items() if node_id != target}
+
+
+@dataclass(frozen=True)
+class RemoveSkip(Mutation):
+    """Removes one input of a joining node, where that input is still read elsewhere (approximate; paper, section 3).
+
+    A node that is left with one input goes. Batch norm statistics below are re-estimated.
+
+    Attributes:
+        node: an Add, Mix or Concat.
+        source: the input that goes.
+    """
+
+    kind = "remove_skip"
+    exact = False
+    site_fields = ("node", "source")
+    node: str | tuple[str, ...]
+    source: str | tuple[str, ...]
+
+    @classmethod
+    def sites(cls, spec: GraphSpec) -> list[Site]:
+        """See `Mutation.sites`."""
+        found: list[Site] = []
+        able = _width_is_free(spec)
+        for node in spec.nodes:
+            if isinstance(node.op, Add | Mix | Concat):
+                if isinstance(node.op, Concat) and not able[node.id]:
+                    continue
+                for source in dict.fromkeys(node.inputs):
+                    elsewhere = len(spec.consumers[source]) > 1
+                    if elsewhere and node.inputs.count(source) == 1 and not _would_double(spec, node, source):
+                        found.append((node.id, source))
+        return found
+
+    def rewrite_at(self, spec: GraphSpec, site: Site) -> GraphSpec:
+        """See `Mutation.rewrite_at`."""
+        between = self._shortened(spec, site)
+        node = between[site[0]]
+        return between.edit(removed=[node.id], rewired={node.id: node.inputs[0]}) if isinstance(node.op, Identity) else between
+
+    def _shortened(self, spec: GraphSpec, site: Site) -> GraphSpec:
+        """Returns the graph with the input gone, and the joining node still there (as an identity if one input is left)."""
+        node = spec[site[0]]
+        inputs = tuple(source for source in node.inputs if source != site[1])
+        shorter = replace(node, inputs=inputs, op=Identity() if len(inputs) == 1 else node.op)
+        replaced = {node.id: shorter}
+        if isinstance(node.op, Concat):
+            lost = spec.shapes[site[1]][0]
+            for node_id, count in _more_channels(spec, node.id, lost).items():
+                reader = spec[node_id]
+                if isinstance(reader.op, Conv2d):
+                    width = reader.op.out_channels - count
+                    replaced[node_id] = replace(reader, op=replace(reader.op, out_channels=width, groups=width))
+        return spec.edit(replaced=replaced)
+
+    def transfer_at(
+        self,
+        parent: GraphSpec,
+        state: State,
+        child: GraphSpec,
+        site: Site,
+        calibration: Tensor,
+        generator: Generator,
+    ) -> State:
+        """See `Mutation.transfer_at`."""
+        between = self._shortened(parent, site)
+        node = parent[site[0]]
+        given = {}
+        if isinstance(node.op, Concat):
+            parts, start = [], 0
+            for source in node.inputs:
+                if source != site[1]:
+                    parts.append(identity(parent.shapes[source][0]) + start)
+                start += parent.shapes[source][0]
+            given[node.id] = torch.cat(parts)
+        else:
+            given[node.id] = identity(parent.shapes[node.id][0])
+        weights = carry(parent, state, between, propagate(parent, between, given), generator)
+        weights.pop(f"{node.id}.gate", None)
+        changed = [reader for reader in parent.consumers[node.id] if reader in child]
+        return reestimated(child, weights, changed, calibration)

@@ -1,0 +1,97 @@
+"""What a run directory says of a search, as plain data: what callbacks, tables and reports read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_lemonade.graph import GraphSpec
+from lightning_lemonade.search.candidate import Failure, State
+
+
+@dataclass(frozen=True)
+class ObjectiveRecord:
+    """An objective of a search.
+
+    Attributes:
+        key: `name` or `name/task`.
+        name: for instance `params`.
+        unit: for instance `parameters`.
+        stage: `spec`, `network` or `trained`.
+    """
+
+    key: str
+    name: str
+    unit: str
+    stage: str
+
+
+@dataclass(frozen=True)
+class CandidateRecord:
+    """A candidate as the history knows it.
+
+    Attributes:
+        id: counts up over the search.
+        parent: id of the parent; None for starting networks.
+        generation: 0 for starting networks.
+        state: `accepted`, `running`, `evaluated` or `failed`.
+        failure: why it failed, if it did.
+        spec: its architecture.
+        hash: its structural hash.
+        mutations: the mutations as JSON values, in order.
+        objectives: value by objective key; only the spec objectives until it is evaluated.
+        spreads: standard deviation by objective key, where measured repeatedly.
+        start_error: validation error before training (the first task's); None where nothing was inherited.
+        test_error: error on the test split (the first task's); None until measured.
+        epochs: epochs of its own training.
+        cumulative_epochs: the same with all its ancestors'.
+        images: training images seen in its own training.
+        cumulative_images: the same with all its ancestors'.
+        seconds: time by phase, in seconds.
+        in_front: whether it is in the population now.
+    """
+
+    id: int
+    parent: int | None
+    generation: int
+    state: State
+    failure: Failure | None
+    spec: GraphSpec
+    hash: str
+    mutations: tuple[Mapping[str, Any], ...]
+    objectives: Mapping[str, float]
+    spreads: Mapping[str, float]
+    start_error: float | None
+    test_error: float | None
+    epochs: int
+    cumulative_epochs: int
+    images: int
+    cumulative_images: int
+    seconds: Mapping[str, float]
+    in_front: bool
+
+
+@dataclass(frozen=True)
+class GenerationRecord:
+    """A finished generation.
+
+    Attributes:
+        generation: 0 for the starting networks.
+        hypervolume: of the population, in [0, 1].
+        front: ids of the population's members.
+        proposed: legal proposals made.
+        accepted: children accepted.
+        evaluated: children evaluated.
+        failed: children failed.
+        total_epochs: epochs trained so far in the search.
+        seconds: time of this generation by phase: `propose`, `inherit`, `fit`, `validate`, `record`, `other`.
+    """
+
+    generation: int
+    hypervolume: float
+    front: tuple[int, ...]
+    proposed: int
+    accepted: int
+    evaluated: int
+    failed: int
+    total_epochs: int
+    seconds: Mapping[str, float]

@@ -1,0 +1,117 @@
+"""What a search knows of a candidate, as plain data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lightning_lemonade.graph import GraphSpec
+from lightning_lemonade.morphisms import Mutation
+
+State = Literal["accepted", "running", "evaluated", "failed"]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate that has only spec objectives.
+
+    Attributes:
+        spec: its architecture.
+        generation: 0 for starting networks.
+        parent: id of the parent; None for starting networks.
+        mutations: what was done to the parent, in order.
+        values: the spec objectives' values by key.
+    """
+
+    spec: GraphSpec
+    generation: int
+    parent: int | None
+    mutations: tuple[Mutation, ...]
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Child(Proposal):
+    """A proposal that was accepted for evaluation.
+
+    Attributes:
+        id: counts up over the search, from 0.
+    """
+
+    id: int = -1
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A measured value.
+
+    Attributes:
+        value: in the objective's unit.
+        spread: standard deviation over repeated measurements; None where measured once.
+    """
+
+    value: float
+    spread: float | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a child has no values.
+
+    Attributes:
+        kind: `exception`, `not_a_number`, `limit` ...
+        text: one line for a person.
+    """
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What one task's training gave.
+
+    Attributes:
+        start_error: validation error with the inherited weights, before training; None for a network that inherits nothing.
+        metrics: validation metrics after training.
+        epochs: epochs trained.
+        images: training images seen.
+    """
+
+    start_error: float | None
+    metrics: Mapping[str, float]
+    epochs: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What evaluating a child gave: values, or a failure; never both.
+
+    Attributes:
+        id: the child's.
+        values: every objective's value by key; empty if it failed.
+        failure: None if it was evaluated.
+        tasks: results by task name (`""` where there is one task).
+        seconds: time by phase (`inherit`, `fit`, `validate`).
+    """
+
+    id: int
+    values: Mapping[str, Measurement] = field(default_factory=dict)
+    failure: Failure | None = None
+    tasks: Mapping[str, TaskResult] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of the population.
+
+    Attributes:
+        id: the candidate's.
+        spec: its architecture.
+        values: every objective's value by key.
+    """
+
+    id: int
+    spec: GraphSpec
+    values: Mapping[str, float]
