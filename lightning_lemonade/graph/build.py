@@ -1,7 +1,7 @@
 """From a spec to a network: a `torch.fx.GraphModule` whose state dict is keyed by node id.
 
-Every node that holds weights, or whose behaviour differs between training and evaluation, is a submodule named by the node's id; the rest are
-function calls. The result deep-copies, compiles, and exports with torch.export and ONNX (with a dynamic batch).
+Every node that holds weights, or whose behaviour differs between training and evaluation, is a submodule named by the node's id; the rest
+are function calls. The result deep-copies, compiles, and exports with torch.export and ONNX (with a dynamic batch).
 """
 
 import operator
@@ -92,7 +92,7 @@ def build(spec: GraphSpec) -> fx.GraphModule:
             case Input():
                 values[node.id] = graph.placeholder(node.id)
             case Output():
-                graph.output(sources[0])
+                graph.create_node("output", "output", (sources[0],), name=node.id)
             case Add():
                 values[node.id] = _sum(graph, sources, node.id)
             case Mul():
@@ -191,7 +191,13 @@ def record_outputs(network: fx.GraphModule, node_ids: Sequence[str], x: Tensor) 
 
     Returns:
         For each id, the output (batch, *shape).
+
+    Raises:
+        SpecError: if the network has no such node.
     """
+    missing = set(node_ids) - {node.name for node in network.graph.nodes}
+    if missing:
+        raise SpecError(f"the network has no node {', '.join(sorted(missing))}")
     recorder = _Recorder(network, frozenset(node_ids))
     with torch.no_grad():
         recorder.run(x)
@@ -209,4 +215,3 @@ class _Recorder(fx.Interpreter):
         if n.name in self.wanted:
             self.seen[n.name] = result
         return result
-

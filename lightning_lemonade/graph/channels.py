@@ -1,13 +1,14 @@
 """Channel groups: which channels of which nodes belong together and must be widened or pruned together.
 
 The channels of every node's output are cut into segments, and segments that must have the same width form a group. An Add ties its
-summands, a batch norm or a depthwise convolution follows its input, a Concat places its inputs' segments side by side, a Flatten repeats each
-channel once per position. Cuts travel in both directions (the sum of a Concat and a plain convolution cuts the convolution's
-filters, too), so this holds for any graph, not for chains only. Source: ours.
+summands, a batch norm or a depthwise convolution follows its input, a Concat places its inputs' segments side by side, a Flatten repeats
+each channel once per position. Cuts travel in both directions (the sum of a Concat and a plain convolution cuts the convolution's filters,
+too), so this holds for any graph, not for chains only. Source: ours.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 
 from lightning_lemonade.graph.nodes import Node
@@ -125,34 +126,45 @@ def _follows_input(node: Node, shapes: Mapping[str, Shape]) -> bool:
     return isinstance(node.op, PassThrough | Join)
 
 
-def _positions(node: Node, shapes: Mapping[str, Shape]) -> int:
-    return prod(shapes[node.inputs[0]][1:])
+@dataclass(frozen=True)
+class _Link:
+    """Channel c of the source stands at `offset + c * repeat` in the reader's output."""
+
+    source: str
+    reader: str
+    offset: int
+    repeat: int
+
+
+def _links(node: Node, shapes: Mapping[str, Shape]) -> list[_Link]:
+    """Returns how the channels of a node's inputs stand in its output; nothing if it makes channels of its own."""
+    if isinstance(node.op, Concat):
+        starts = accumulate((shapes[source][0] for source in node.inputs), initial=0)
+        return [_Link(source, node.id, start, 1) for source, start in zip(node.inputs, starts, strict=False)]
+    if isinstance(node.op, Flatten):
+        return [_Link(node.inputs[0], node.id, 0, prod(shapes[node.inputs[0]][1:]))]
+    return [_Link(source, node.id, 0, 1) for source in node.inputs] if _follows_input(node, shapes) else []
 
 
 def _cuts(nodes: Sequence[Node], shapes: Mapping[str, Shape]) -> dict[str, set[int]]:
     """Returns where each node's output is cut, as the smallest sets that are closed under all ops."""
+    above = {node.id: _links(node, shapes) for node in nodes}
+    below: dict[str, list[_Link]] = {node.id: [] for node in nodes}
+    for links in above.values():
+        for link in links:
+            below[link.source].append(link)
     cuts: dict[str, set[int]] = {node.id: set() for node in nodes}
-    before = -1
-    while (count := sum(map(len, cuts.values()))) != before:
-        before = count
-        for node in nodes:
-            own = cuts[node.id]
-            if _follows_input(node, shapes):
-                for source in node.inputs:
-                    own |= cuts[source]
-                for source in node.inputs:
-                    cuts[source] |= own
-            elif isinstance(node.op, Concat):
-                start = 0
-                for source in node.inputs:
-                    end = start + shapes[source][0]
-                    own |= {start + cut for cut in cuts[source]} | ({start} if start else set())
-                    cuts[source] |= {cut - start for cut in own if start < cut < end}
-                    start = end
-            elif isinstance(node.op, Flatten):
-                positions = _positions(node, shapes)
-                own |= {cut * positions for cut in cuts[node.inputs[0]]}
-                cuts[node.inputs[0]] |= {cut // positions for cut in own if cut % positions == 0}
+    waiting = [(link.reader, link.offset) for links in above.values() for link in links if link.offset]
+    while waiting:
+        node_id, cut = waiting.pop()
+        if cut in cuts[node_id]:
+            continue
+        cuts[node_id].add(cut)
+        waiting += [(link.reader, link.offset + cut * link.repeat) for link in below[node_id]]
+        for link in above[node_id]:
+            channel, inside = divmod(cut - link.offset, link.repeat)
+            if not inside and 0 < channel < shapes[link.source][0]:
+                waiting.append((link.source, channel))
     return cuts
 
 
@@ -169,33 +181,29 @@ def _tie(
         return [(node_id, k) for k in range(len(cuts[node_id]) + 1)]
 
     own = atoms(node.id)
+    links = _links(node, shapes)
     if isinstance(node.op, Concat):
-        sources = [[atom for source in node.inputs for atom in atoms(source)]]
-    elif _follows_input(node, shapes) or isinstance(node.op, Flatten):
-        sources = [atoms(source) for source in node.inputs]
+        rows = [[(atom, link.repeat) for link in links for atom in atoms(link.source)]]
     else:
-        sources = []
-    factor = _positions(node, shapes) if isinstance(node.op, Flatten) else 1
-    for row in sources:
+        rows = [[(atom, link.repeat) for atom in atoms(link.source)] for link in links]
+    for number, row in enumerate(rows):
         if len(row) != len(own):  # a cut behind a Flatten that lies inside a channel
-            for atom in [*own, *row]:
-                ties.freeze(atom, f"cut between the positions of a channel behind {node.id} (flatten)")
+            _freeze(ties, [*own, *(atom for atom, _ in row)], f"cut between the positions of a channel behind {node.id} (flatten)")
             continue
-        for mine, theirs in zip(own, row, strict=True):
+        for mine, (theirs, repeat) in zip(own, row, strict=True):
             ties.union(mine, theirs)
-            if isinstance(node.op, Join) and theirs in repeats and repeats[theirs] != repeats[row[0]]:
+            kind = repeats[theirs] * repeat
+            if number and kind != repeats[mine]:
                 ties.freeze(mine, f"joined at {node.id} with features of another kind")
-            repeats[mine] = repeats[theirs] * factor
-    if isinstance(node.op, Join) and len({repeats[row[k]] for row in sources for k in range(len(row))}) > 1:
-        for atom in own:
-            ties.freeze(atom, f"joined at {node.id} with features of another kind")
+            repeats[mine] = kind
     reason = _frozen_reason(node, shapes)
     if reason:
-        for atom in own:
-            ties.freeze(atom, reason)
-        for source in node.inputs:
-            for atom in atoms(source):
-                ties.freeze(atom, reason)
+        _freeze(ties, [*own, *(atom for source in node.inputs for atom in atoms(source))], reason)
+
+
+def _freeze(ties: _Ties, atoms: Sequence[Atom], reason: str) -> None:
+    for atom in atoms:
+        ties.freeze(atom, reason)
 
 
 def _frozen_reason(node: Node, shapes: Mapping[str, Shape]) -> str:
@@ -232,7 +240,5 @@ def _collect(
                 producers[index[root]][node.id] = None
             row.append(Segment(index[root], size, repeats[node.id, k]))
         segments[node.id] = tuple(row)
-    groups = tuple(
-        ChannelGroup(group_sizes[i], tuple(producers[i]), ties.frozen.get(root, "")) for root, i in index.items()
-    )
+    groups = tuple(ChannelGroup(group_sizes[i], tuple(producers[i]), ties.frozen.get(root, "")) for root, i in index.items())
     return ChannelLayout(groups, segments)

@@ -1,136 +1,178 @@
 """The structural hash: equal for two graphs exactly when they are isomorphic.
 
-Isomorphic means: the same ops with the same arguments, connected alike. The order of inputs counts, except for ops that commute. A node that
-two others share is something else than two copies of it. Ids and labels don't count.
+Isomorphic means: the same ops with the same arguments, connected alike. The order of inputs counts, except for ops that commute. A node
+that two others share is something else than two copies of it. Ids and labels don't count.
 
-Nodes get colours from what lies above and below them; where colours leave nodes alike, one of them is singled out and the colouring goes
-on (individualisation and refinement, McKay and Piperno, "Practical graph isomorphism II", 2014), until the graph is in a canonical order
-whose text is hashed. Branches that an automorphism has already shown to be alike are not tried again.
+Nodes get colours from what lies above and below them. What colours leave alike falls into parts that have nothing to do with each other
+(parallel branches); each part is ordered by itself, and equal parts are interchangeable. In a part that doesn't fall apart, each node of
+one colour is singled out in turn and the colouring goes on, until the graph is in a canonical order whose text is hashed. Nodes that an
+automorphism has already shown to be alike are not tried again.
+
+Source: individualisation and refinement, McKay and Piperno, "Practical graph isomorphism II", 2014; parts, Junttila and Kaski, "Conflict
+propagation and component recursion for canonical labeling", 2011.
 """
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
 from lightning_lemonade.graph.nodes import Node
 
-Colours = list[int]
-Certificate = tuple[tuple[str, tuple[int, ...]], ...]
+Colours = dict[int, int]
+"""The colour of each node of a part of a graph."""
+Rows = tuple[tuple[Any, tuple[tuple[int, int], ...]], ...]
+"""The text of a part: for each node in order, its tag and what it reads as (position, place in the order)."""
 
 
 def structural_hash(nodes: Sequence[Node]) -> str:
     """Returns the hash of a graph whose nodes are in topological order, as 32 hexadecimal digits."""
     graph = _Graph(nodes)
-    certificate, _ = _canonical(graph, graph.refine(graph.first_colours()))
-    return blake2b(repr(certificate).encode(), digest_size=16).hexdigest()
+    order = _order(graph, graph.refine(graph.first_colours()), thorough=True)
+    return blake2b(repr(graph.rows(order, graph.texts)).encode(), digest_size=16).hexdigest()
 
 
 class _Graph:
-    """The nodes as integers, with what refinement needs."""
+    """The nodes as integers, and their edges as (position, other end); the position is 0 where the order is free."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         number = {node.id: i for i, node in enumerate(nodes)}
-        self.texts = [node.op.name + json.dumps(node.op.arguments(), sort_keys=True) for node in nodes]
-        self.commutes = [node.op.commutes for node in nodes]
-        self.inputs = [tuple(number[source] for source in node.inputs) for node in nodes]
-        self.readers: list[list[tuple[int, int]]] = [[] for _ in nodes]  # (reader, position; 0 where the order is free)
-        for i, sources in enumerate(self.inputs):
-            for position, source in enumerate(sources):
-                self.readers[source].append((i, 0 if self.commutes[i] else position + 1))
+        self.texts = {i: node.op.name + json.dumps(node.op.arguments(), sort_keys=True) for i, node in enumerate(nodes)}
+        self.above: list[list[tuple[int, int]]] = []
+        self.below: list[list[tuple[int, int]]] = [[] for _ in nodes]
+        for i, node in enumerate(nodes):
+            self.above.append([(0 if node.op.commutes else k + 1, number[source]) for k, source in enumerate(node.inputs)])
+            for position, source in self.above[i]:
+                self.below[source].append((position, i))
 
     def first_colours(self) -> Colours:
         """Colours by everything above a node, then by everything below it: usually final."""
         up: list[bytes] = []
-        for text, sources, commutes in zip(self.texts, self.inputs, self.commutes, strict=True):
-            above = [up[source] for source in sources]
-            up.append(_digest(text.encode(), *(sorted(above) if commutes else above)))
+        for i, edges in enumerate(self.above):
+            up.append(_digest(self.texts[i].encode(), edges, up))
         down: list[bytes] = [b""] * len(up)
         for i in reversed(range(len(up))):
-            below = sorted(down[reader] + bytes([min(position, 255)]) for reader, position in self.readers[i])
-            down[i] = _digest(up[i], *below)
-        return _ranks(down)
+            down[i] = _digest(up[i], self.below[i], down)
+        return _ranks(dict(enumerate(down)))
 
     def refine(self, colours: Colours) -> Colours:
-        """Splits colours by the colours of neighbours until nothing changes."""
-        count = len(set(colours))
-        while count < len(colours):
-            signatures = []
-            for i, sources in enumerate(self.inputs):
-                above = [colours[source] for source in sources]
-                below = sorted((colours[reader], position) for reader, position in self.readers[i])
-                signatures.append((colours[i], tuple(sorted(above) if self.commutes[i] else above), tuple(below)))
-            colours = _ranks(signatures)
-            if len(set(colours)) == count:
-                break
-            count = len(set(colours))
-        return colours
+        """Splits the colours of a part by those of neighbours in it until nothing changes."""
+        count = 0
+        while True:
+            before, count = count, len(set(colours.values()))
+            if count in (before, len(colours)):
+                return colours
+            colours = _ranks(
+                {i: (colour, self._seen(self.above[i], colours), self._seen(self.below[i], colours)) for i, colour in colours.items()}
+            )
 
-    def certificate(self, colours: Colours) -> Certificate:
-        """Returns the graph's text when every node has a colour of its own."""
-        rows: list[tuple[str, tuple[int, ...]]] = [("", ())] * len(colours)
-        for i, colour in enumerate(colours):
-            above = [colours[source] for source in self.inputs[i]]
-            rows[colour] = (self.texts[i], tuple(sorted(above) if self.commutes[i] else above))
-        return tuple(rows)
+    def rows(self, order: Sequence[int], tags: Mapping[int, Any]) -> Rows:
+        """Returns the text of a part in some order."""
+        place = {node: i for i, node in enumerate(order)}
+        return tuple((tags[node], self._seen(self.above[node], place)) for node in order)
+
+    @staticmethod
+    def _seen(edges: Sequence[tuple[int, int]], colours: Mapping[int, int]) -> tuple[tuple[int, int], ...]:
+        """Returns the other ends of those edges that stay in the part, as sorted (position, colour)."""
+        return tuple(sorted((position, colours[other]) for position, other in edges if other in colours))
 
 
-def _digest(*parts: bytes) -> bytes:
-    return blake2b(b"|".join([str(len(parts)).encode(), *parts]), digest_size=16).digest()
+def _digest(own: bytes, edges: Sequence[tuple[int, int]], others: Sequence[bytes]) -> bytes:
+    return blake2b(repr((own, sorted((position, others[other]) for position, other in edges))).encode(), digest_size=16).digest()
 
 
-def _ranks(values: Sequence[Any]) -> Colours:
-    order = {value: rank for rank, value in enumerate(sorted(set(values)))}
-    return [order[value] for value in values]
+def _ranks(values: Mapping[int, Any]) -> Colours:
+    rank = {value: i for i, value in enumerate(sorted(set(values.values())))}
+    return {node: rank[value] for node, value in values.items()}
 
 
-def _single_out(colours: Colours, node: int) -> Colours:
-    """Gives one node of a colour a colour just below the others'."""
-    return _ranks([(colour, 0 if i == node else 1) for i, colour in enumerate(colours)])
+def _order(graph: _Graph, colours: Colours, *, thorough: bool) -> list[int]:
+    """Returns the nodes of a part in canonical order.
+
+    Args:
+        graph: the whole graph.
+        colours: a colouring of the part that `refine` leaves as it is; the order begins with the smallest colour.
+        thorough: otherwise, the first of several choices is taken, and the order is not canonical.
+    """
+    parts = _parts(graph, colours)
+    if len(parts) == 1 and len(colours) > 1:
+        return _order_of_tangle(graph, colours, thorough=thorough)
+    inner = [part if len(part) == 1 else _order(graph, {i: colours[i] for i in part}, thorough=thorough) for part in parts]
+    inner.sort(key=lambda order: graph.rows(order, colours))
+    places = {node: (colours[node], rank, place) for rank, order in enumerate(inner) for place, node in enumerate(order)}
+    return sorted(places, key=places.__getitem__)
 
 
-def _canonical(graph: _Graph, colours: Colours) -> tuple[Certificate, Colours]:
-    """Returns the smallest certificate below a colouring, and the colouring that gives it."""
-    cells: dict[int, list[int]] = {}
-    for i, colour in enumerate(colours):
-        cells.setdefault(colour, []).append(i)
-    cell = next((cells[colour] for colour in sorted(cells) if len(cells[colour]) > 1), None)
-    if cell is None:
-        return graph.certificate(colours), colours
-    best: tuple[Certificate, Colours] | None = None
+def _parts(graph: _Graph, colours: Colours) -> list[list[int]]:
+    """Returns the components of a part; edges between two colours all of whose nodes are connected alike tell nothing and don't count."""
+    sizes = Counter(colours.values())
+    links: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    kinds: dict[tuple[int, int], list[tuple[int, ...]]] = {}
+    for reader in colours:
+        ends: dict[int, list[int]] = {}
+        for position, source in graph.above[reader]:
+            if source in colours:
+                ends.setdefault(source, []).append(position)
+        for source, positions in ends.items():
+            pair = colours[source], colours[reader]
+            links.setdefault(pair, []).append((source, reader))
+            kinds.setdefault(pair, []).append(tuple(positions))
+    neighbours: dict[int, list[int]] = {node: [] for node in colours}
+    for pair, edges in links.items():
+        if len(edges) < sizes[pair[0]] * sizes[pair[1]] or len(set(kinds[pair])) > 1:
+            for source, reader in edges:
+                neighbours[source].append(reader)
+                neighbours[reader].append(source)
+    return _components(neighbours)
+
+
+def _components(neighbours: Mapping[int, Sequence[int]]) -> list[list[int]]:
+    components, seen = [], set()
+    for start in neighbours:
+        if start in seen:
+            continue
+        component, stack = [], [start]
+        seen.add(start)
+        while stack:
+            node = stack.pop()
+            component.append(node)
+            new = [other for other in dict.fromkeys(neighbours[node]) if other not in seen]
+            seen.update(new)
+            stack.extend(new)
+        components.append(component)
+    return components
+
+
+def _order_of_tangle(graph: _Graph, colours: Colours, *, thorough: bool) -> list[int]:
+    """Like `_order`, for a part that doesn't fall apart: of the orders that singling out a node gives, the one of the smallest text."""
+    sizes = Counter(colours.values())
+    colour = min(colour for colour, size in sizes.items() if size > 1)
+    cell = sorted(node for node in colours if colours[node] == colour)
+    if not thorough:
+        return _order(graph, graph.refine(_single_out(colours, cell[0])), thorough=False)
     orbit = {node: node for node in cell}
-    leaves: list[tuple[int, Certificate, Colours]] = []
+    leaves: dict[Rows, list[int]] = {}
+    found: list[list[int]] = []
     for node in cell:
         if orbit[node] != node:
             continue
         refined = graph.refine(_single_out(colours, node))
-        leaf = _first_leaf(graph, refined)
-        known = next((entry for entry in leaves if entry[1] == leaf[0]), None)
-        if known is not None:  # an automorphism maps the known branch onto this one
-            image = {colour: i for i, colour in enumerate(leaf[1])}
-            mapping = {i: image[colour] for i, colour in enumerate(known[2])}
-            _merge(orbit, mapping)
-            continue
-        leaves.append((node, *leaf))
-        found = _canonical(graph, refined)
-        if best is None or found[0] < best[0]:
-            best = found
-    if best is None:  # the first node of a cell is always tried
-        raise AssertionError("a cell of colours without nodes")
-    return best
+        leaf = _order(graph, refined, thorough=False)
+        known = leaves.setdefault(graph.rows(leaf, colours), leaf)
+        if known is leaf:
+            found.append(_order(graph, refined, thorough=True))
+        else:  # an automorphism maps the known leaf onto this one
+            _merge(orbit, dict(zip(known, leaf, strict=True)))
+    return min(found, key=lambda order: graph.rows(order, colours))
 
 
-def _first_leaf(graph: _Graph, colours: Colours) -> tuple[Certificate, Colours]:
-    while len(set(colours)) < len(colours):
-        counts: dict[int, list[int]] = {}
-        for i, colour in enumerate(colours):
-            counts.setdefault(colour, []).append(i)
-        first = min(colour for colour, members in counts.items() if len(members) > 1)
-        colours = graph.refine(_single_out(colours, counts[first][0]))
-    return graph.certificate(colours), colours
+def _single_out(colours: Colours, node: int) -> Colours:
+    """Gives one node of a colour a colour just below the others'."""
+    return _ranks({i: (colour, 0 if i == node else 1) for i, colour in colours.items()})
 
 
-def _merge(orbit: dict[int, int], mapping: dict[int, int]) -> None:
+def _merge(orbit: dict[int, int], mapping: Mapping[int, int]) -> None:
     """Joins the orbits that an automorphism connects; each node points to its orbit's first member."""
     for a, b in mapping.items():
         if a in orbit and b in orbit:

@@ -7,6 +7,7 @@ Shapes are those of one sample, without the batch: `(channels, height, width)` f
 Counts follow fvcore: one fused multiply-add is 1, biases are free (see `lightning_lemonade.objectives.counting`).
 """
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -15,20 +16,30 @@ from typing import Any, ClassVar, Literal, cast, get_args
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
-ActivationName = Literal[
-    "relu", "relu6", "leaky_relu", "elu", "silu", "gelu", "hardswish", "hardsigmoid", "sigmoid", "tanh"
-]
+ActivationName = Literal["relu", "relu6", "leaky_relu", "elu", "silu", "gelu", "hardswish", "hardsigmoid", "sigmoid", "tanh"]
 PoolMode = Literal["avg", "max"]
 
 MAX_SIZE = 1 << 20
 """Upper bound of every integer in a spec: far above any real network, far below what would exhaust memory in a check."""
 
 
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 2  # a value from outside may be large, or nested deeper than Python's own repr can follow
+
+
+def shown(value: object) -> str:
+    """Returns a short text of any value, for error messages."""
+    try:
+        return _REPR.repr(value)[:100]
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        return "an integer of thousands of digits"
+
+
 def _integer(name: str, value: object, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} must be an integer, got {value!r}")
+        raise ValueError(f"{name} must be an integer, got {shown(value)}")
     if not low <= value <= MAX_SIZE:
-        raise ValueError(f"{name} must be between {low} and {MAX_SIZE}, got {value}")
+        raise ValueError(f"{name} must be between {low} and {MAX_SIZE}, got {shown(value)}")
     return value
 
 
@@ -36,25 +47,25 @@ def _pair(name: str, value: object, low: int) -> Pair:
     if isinstance(value, int):
         value = (value, value)
     if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ValueError(f"{name} must be an integer or two integers, got {value!r}")
+        raise ValueError(f"{name} must be an integer or two integers, got {shown(value)}")
     return (_integer(name, value[0], low), _integer(name, value[1], low))
 
 
 def _boolean(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false, got {value!r}")
+        raise ValueError(f"{name} must be true or false, got {shown(value)}")
     return value
 
 
 def _number(name: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"{name} must be a number between {low} and {high}, got {value!r}")
-    return float(value)
+        raise ValueError(f"{name} must be a number between {low} and {high}, got {shown(value)}")
+    return float(value) + 0.0  # -0.0 becomes 0.0: equal numbers have one text
 
 
 def _choice(name: str, value: object, allowed: Sequence[str]) -> str:
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {shown(value)}")
     return str(value)
 
 
@@ -75,11 +86,11 @@ def _window(shape: Shape, kernel: Pair, stride: Pair, padding: Pair, dilation: P
     sizes = []
     for size, k, s, p, d in zip(shape[1:], kernel, stride, padding, dilation, strict=True):
         span = size + 2 * p - d * (k - 1) - 1
-        if span < 0:
-            raise ValueError(f"window {kernel} with dilation {dilation} is larger than the padded input {shape}")
         out = (span + s - 1) // s + 1 if ceil else span // s + 1
         if ceil and (out - 1) * s >= size + p:  # PyTorch drops a window that would start in the padding
             out -= 1
+        if out < 1:
+            raise ValueError(f"window {kernel} with dilation {dilation} is larger than the padded input {shape}")
         sizes.append(out)
     return (sizes[0], sizes[1])
 
@@ -151,7 +162,7 @@ class Input(Op):
     def __post_init__(self) -> None:
         """Checks the shape."""
         if not isinstance(self.shape, list | tuple) or len(self.shape) not in (1, 3):
-            raise ValueError(f"shape must be [channels, height, width] or [features], got {self.shape!r}")
+            raise ValueError(f"shape must be [channels, height, width] or [features], got {shown(self.shape)}")
         object.__setattr__(self, "shape", tuple(_integer("shape", size, 1) for size in self.shape))
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
@@ -513,14 +524,14 @@ def op_from_arguments(name: object, arguments: object) -> Op:
         ValueError: if the name, an argument's name or a value isn't valid.
     """
     if not isinstance(name, str) or name not in OPS:
-        raise ValueError(f"unknown op {name!r}; known: {', '.join(sorted(OPS))}")
+        raise ValueError(f"unknown op {shown(name)}; known: {', '.join(sorted(OPS))}")
     if not isinstance(arguments, dict):
-        raise ValueError(f"args of {name} must be an object, got {arguments!r}")
+        raise ValueError(f"args of {name} must be an object, got {shown(arguments)}")
     cls = OPS[name]
     known = {field.name for field in fields(cls)}
-    unknown = sorted(map(str, set(arguments) - known))
+    unknown = sorted(map(shown, set(arguments) - known))
     if unknown:
-        raise ValueError(f"{name} has no argument {', '.join(unknown)}; it has: {', '.join(sorted(known)) or 'none'}")
+        raise ValueError(f"{name} has no argument {', '.join(unknown[:6])}; it has: {', '.join(sorted(known)) or 'none'}")
     try:
         return cls(**cast(dict[str, Any], arguments))
     except TypeError as error:  # an argument is missing

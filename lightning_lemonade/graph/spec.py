@@ -11,7 +11,7 @@ from lightning_lemonade.errors import SpecError
 from lightning_lemonade.graph.channels import ChannelLayout, channel_layout
 from lightning_lemonade.graph.hashing import structural_hash
 from lightning_lemonade.graph.nodes import Node
-from lightning_lemonade.graph.ops import Input, Output, Shape, op_from_arguments
+from lightning_lemonade.graph.ops import Input, Output, Shape, op_from_arguments, shown
 
 FORMAT = "lemonade-graph"
 VERSION = 1
@@ -192,8 +192,10 @@ class GraphSpec:
         """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise SpecError(f'not a graph spec: expected an object with "format": "{FORMAT}"')
-        if data.get("version") != VERSION:
-            raise SpecError(f"graph spec of version {data.get('version')!r}; this release reads version {VERSION}")
+        version = data.get("version")
+        if type(version) is not int or version != VERSION:
+            raise SpecError(f"graph spec of version {shown(version)}; this release reads version {VERSION}")
+        _check_fields(data, {"format", "version", "nodes"}, "the graph")
         entries = data.get("nodes")
         if not isinstance(entries, list) or len(entries) > MAX_NODES:
             raise SpecError(f'"nodes" must be a list of at most {MAX_NODES} nodes')
@@ -220,9 +222,7 @@ def _node_from_dict(position: int, entry: object) -> Node:
     if not isinstance(entry, dict):
         raise SpecError(f"node number {position} must be an object, got {type(entry).__name__}")
     node_id = _checked_id(entry.get("id"), f"node number {position}")
-    unknown = set(entry) - {"id", "op", "args", "inputs", "label"}
-    if unknown:
-        raise SpecError(f"node {node_id} has unknown fields: {', '.join(sorted(map(repr, unknown)))}")
+    _check_fields(entry, {"id", "op", "args", "inputs", "label"}, f"node {node_id}")
     inputs = entry.get("inputs", [])
     if not isinstance(inputs, list) or len(inputs) > MAX_NODES:
         raise SpecError(f"node {node_id}: inputs must be a list of node ids")
@@ -234,10 +234,15 @@ def _node_from_dict(position: int, entry: object) -> Node:
     return Node(node_id, op, sources, entry.get("label", ""))
 
 
+def _check_fields(entry: Mapping[Any, object], known: set[str], what: str) -> None:
+    unknown = sorted(map(shown, set(entry) - known))
+    if unknown:
+        raise SpecError(f"{what} has unknown fields: {', '.join(unknown[:6])}")
+
+
 def _checked_id(value: object, what: str) -> str:
     if not isinstance(value, str) or not _NODE_ID.fullmatch(value):
-        shown = repr(value)[:40]
-        raise SpecError(f"{what} has the id {shown}: an id is the letter n and digits, for instance n12")
+        raise SpecError(f"{what} has the id {shown(value)}: an id is the letter n and digits, for instance n12")
     return value
 
 
@@ -249,7 +254,7 @@ def _check_structure(nodes: tuple[Node, ...]) -> None:
         _checked_id(node.id, f"node number {position}")
         if node.id in seen:
             raise SpecError(f"two nodes have the id {node.id}")
-        if not isinstance(node.label, str) or len(node.label) > MAX_LABEL:
+        if not _is_label(node.label):
             raise SpecError(f"node {node.id}: a label is a text of at most {MAX_LABEL} characters")
         _check_arity(node)
         for source in node.inputs:
@@ -268,6 +273,11 @@ def _check_structure(nodes: tuple[Node, ...]) -> None:
             raise SpecError(f"node {node.id} ({node.op.name}) is read by no other node")
 
 
+def _is_label(value: object) -> bool:
+    """Returns whether a value is a short text that can be written as UTF-8 (half a surrogate pair, which JSON allows, can't)."""
+    return isinstance(value, str) and len(value) <= MAX_LABEL and value == value.encode(errors="ignore").decode()
+
+
 def _check_arity(node: Node) -> None:
     low, high, count = node.op.min_inputs, node.op.max_inputs, len(node.inputs)
     if count < low or (high is not None and count > high):
@@ -277,10 +287,10 @@ def _check_arity(node: Node) -> None:
 
 def _topological(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
     """Orders nodes so that each comes after those it reads; among those that are ready, the earlier given comes first."""
-    by_id = {node.id: node for node in nodes}
-    if len(by_id) != len(nodes):
-        double = next(node.id for i, node in enumerate(nodes) if node.id in {n.id for n in nodes[:i]})
-        raise SpecError(f"two nodes have the id {double}")
+    by_id: dict[str, Node] = {}
+    for node in nodes:
+        if by_id.setdefault(node.id, node) is not node:
+            raise SpecError(f"two nodes have the id {node.id}")
     for node in nodes:
         for source in node.inputs:
             if source not in by_id:

@@ -1,7 +1,6 @@
 """The counter of record for multiply-adds: fvcore, on a copy of the network."""
 
 import copy
-import logging
 import warnings
 from collections.abc import Sequence
 
@@ -20,8 +19,9 @@ _FREE = (  # elementwise work and data movement: no multiply-adds by convention;
 def count_macs(network: nn.Module, input_shape: Sequence[int]) -> int:
     """Counts the multiply-adds of one forward pass for one sample.
 
-    A fused multiply-add is 1. A batch norm counts 2 for each element (eval mode), an adaptive average 1 for each input element; biases, activations,
-    sums, products and other pools are free. The count runs on a copy on the CPU in eval mode, so the network and its statistics stay as they are.
+    A fused multiply-add is 1. A batch norm counts 2 for each element (eval mode), an adaptive average 1 for each input element; biases,
+    activations, sums, products and other pools are free. The count runs on a copy on the CPU in eval mode, so the network and its
+    statistics stay as they are.
 
     Args:
         network: maps (batch, *input_shape) to its output.
@@ -37,12 +37,12 @@ def count_macs(network: nn.Module, input_shape: Sequence[int]) -> int:
         warnings.simplefilter("ignore")  # importing fvcore and tracing emit deprecation warnings of torch.jit
         from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 (its import is slow and noisy)
 
-        logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         copied = copy.deepcopy(network).to("cpu").eval()
         first = next((p for p in copied.parameters() if p.is_floating_point()), None)
         sample = torch.zeros(1, *input_shape, dtype=torch.float32 if first is None else first.dtype)
         with torch.enable_grad():  # under no_grad, fvcore counts no attention
             analysis = FlopCountAnalysis(copied, sample)
+            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             analysis.set_op_handle(**{f"aten::{name}": None for name in _FREE})
             total = int(analysis.total())
             unknown = analysis.unsupported_ops()

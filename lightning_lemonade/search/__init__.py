@@ -1,1 +1,34 @@
-"""search"""
+"""Algorithm 1, pure: dominance, density, population, ask and tell."""
+
+from lightning_lemonade.search.candidate import Child, Failure, Measurement, Member, Outcome, Proposal, TaskResult
+from lightning_lemonade.search.density import CheapDensity
+from lightning_lemonade.search.dominance import hypervolume, non_dominated, normalised
+from lightning_lemonade.search.limits import Limits
+from lightning_lemonade.search.randomness import derived_rng, derived_seed
+from lightning_lemonade.search.sampling import DensitySampling, Sampling, UniformSampling
+from lightning_lemonade.search.search import Asked, Search
+from lightning_lemonade.search.survival import NonDominatedSurvival, Survival
+
+__all__ = [
+    "Asked",
+    "CheapDensity",
+    "Child",
+    "DensitySampling",
+    "Failure",
+    "Limits",
+    "Measurement",
+    "Member",
+    "NonDominatedSurvival",
+    "Outcome",
+    "Proposal",
+    "Sampling",
+    "Search",
+    "Survival",
+    "TaskResult",
+    "UniformSampling",
+    "derived_rng",
+    "derived_seed",
+    "hypervolume",
+    "non_dominated",
+    "normalised",
+]

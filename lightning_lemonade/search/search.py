@@ -1,0 +1,157 @@
+"""Algorithm 1 of the paper (section 4), as ask and tell. Knows no training, no files and no clock."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_lemonade.errors import SearchError
+from lightning_lemonade.graph import GraphSpec
+from lightning_lemonade.morphisms import Mutation
+from lightning_lemonade.search.candidate import Child, Member, Outcome, Proposal
+from lightning_lemonade.search.dominance import Bounds, hypervolume
+from lightning_lemonade.search.limits import Limits
+from lightning_lemonade.search.sampling import Sampling, draw_one, without_replacement
+from lightning_lemonade.search.survival import Survival
+
+SpecObjectives = Mapping[str, Callable[[GraphSpec], float]]
+TRIES_PER_PROPOSAL = 20
+
+
+class Space(Protocol):
+    """What a search needs of a search space."""
+
+    def mutate(self, spec: GraphSpec, rng: np.random.Generator) -> tuple[tuple[Mutation, ...], GraphSpec] | None:
+        """Returns mutations and the child they make, or None if nothing applied."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one call of `Search.ask` gave.
+
+    Attributes:
+        children: accepted for evaluation, with ids.
+        proposed: how many legal proposals there were to choose from.
+    """
+
+    children: tuple[Child, ...]
+    proposed: int
+
+
+class Search:
+    """The state of a search: population, what is in flight, what was seen.
+
+    Args:
+        space: makes children.
+        objectives: the spec objectives, which drive density and limits.
+        keys: every objective's key, in order.
+        limits: what a proposal must keep.
+        sampling: how parents and children are chosen.
+        survival: how the population is formed.
+        proposals: n_pc, children proposed for each call of `ask`.
+        bounds: the hypervolume's.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: Space,
+        objectives: SpecObjectives,
+        keys: Sequence[str],
+        limits: Limits,
+        sampling: Sampling,
+        survival: Survival,
+        proposals: int,
+        bounds: Bounds,
+    ) -> None:
+        self.space, self.objectives, self.keys, self.limits = space, objectives, tuple(keys), limits
+        self.sampling, self.survival, self.proposals, self.bounds = sampling, survival, proposals, bounds
+        self.population: list[Member] = []
+        self.in_flight: dict[int, Child] = {}
+        self._seen: set[str] = set()
+        self._next_id = 0
+
+    def start(self, specs: Iterable[GraphSpec]) -> Asked:
+        """Accepts the starting population.
+
+        Args:
+            specs: the starting networks; the caller has dropped those outside the limits.
+        """
+        proposals = [Proposal(spec, 0, None, (), self._values(spec)) for spec in specs]
+        distinct = list({proposal.spec.structural_hash: proposal for proposal in proposals}.values())
+        return Asked(tuple(self._accept(proposal) for proposal in distinct), len(distinct))
+
+    def ask(self, rng: np.random.Generator, count: int, generation: int) -> Asked:
+        """Proposes children of the population and accepts some of them: the first half of a generation.
+
+        Args:
+            rng: the source of every draw.
+            count: n_ac, children wanted; fewer where not enough legal ones are found.
+            generation: its number, from 1.
+
+        Raises:
+            SearchError: if the population is empty.
+        """
+        if not self.population:
+            raise SearchError("the population is empty: no starting network was evaluated")
+        p_kde = self.sampling.fit(self._cheap(self.population))
+        weights = p_kde.log_weights(self._cheap(self.population))
+        proposals: dict[str, Proposal] = {}
+        for _ in range(self.proposals * TRIES_PER_PROPOSAL):
+            if len(proposals) == self.proposals:
+                break
+            parent = self.population[draw_one(weights, rng)]
+            child = self._propose(parent, rng, generation)
+            if child is not None:
+                proposals.setdefault(child.spec.structural_hash, child)
+        legal = list(proposals.values())
+        chosen = without_replacement(p_kde.log_weights(self._cheap(legal)), count, rng)
+        return Asked(tuple(self._accept(legal[i]) for i in sorted(chosen)), len(legal))
+
+    def tell(self, outcomes: Iterable[Outcome]) -> bool:
+        """Takes evaluated and failed children: the second half of a generation.
+
+        Returns:
+            Whether the population changed.
+        """
+        before = [member.id for member in self.population]
+        candidates = list(self.population)
+        for outcome in outcomes:
+            child = self.in_flight.pop(outcome.id)
+            if outcome.failure is None:
+                values = {key: outcome.values[key].value for key in self.keys}
+                candidates.append(Member(child.id, child.spec, values))
+        self.population = self.survival.select(candidates, self.keys)
+        return before != [member.id for member in self.population]
+
+    @property
+    def hypervolume(self) -> float:
+        """The population's hypervolume, in [0, 1]."""
+        points = np.array([[member.values[key] for key in self.keys] for member in self.population], dtype=np.float64)
+        return hypervolume(points.reshape(-1, len(self.keys)), self.keys, self.bounds)
+
+    def _propose(self, parent: Member, rng: np.random.Generator, generation: int) -> Proposal | None:
+        """Returns a legal, unseen child of a parent, or None."""
+        mutated = self.space.mutate(parent.spec, rng)
+        if mutated is None or mutated[1].structural_hash in self._seen:
+            return None
+        values = self._values(mutated[1])
+        if self.limits.violation(values):
+            return None
+        return Proposal(mutated[1], generation, parent.id, mutated[0], values)
+
+    def _accept(self, proposal: Proposal) -> Child:
+        child = Child(proposal.spec, proposal.generation, proposal.parent, proposal.mutations, proposal.values, self._next_id)
+        self._next_id += 1
+        self._seen.add(proposal.spec.structural_hash)
+        self.in_flight[child.id] = child
+        return child
+
+    def _values(self, spec: GraphSpec) -> dict[str, float]:
+        return {key: measure(spec) for key, measure in self.objectives.items()}
+
+    def _cheap(self, candidates: Sequence[Member | Proposal]) -> NDArray[np.float64]:
+        rows = [[candidate.values[key] for key in self.objectives] for candidate in candidates]
+        return np.array(rows, dtype=np.float64).reshape(len(candidates), len(self.objectives))

@@ -1,0 +1,133 @@
+"""Search space I of the paper (section 5): whole convolutional networks."""
+
+from collections.abc import Callable, Sequence
+from math import log, prod
+
+import numpy as np
+
+from lightning_lemonade.errors import ConfigurationError
+from lightning_lemonade.graph import Activation, BatchNorm2d, Conv2d, GlobalPool2d, GraphSpec, Input, Linear, Node, Output, Pool2d
+from lightning_lemonade.morphisms import Mutation
+from lightning_lemonade.spaces.operators import PAPER_OPERATORS, Operator, random_mutation
+
+Maker = Callable[[int], GraphSpec]
+_PIXELS = (64, 3072)
+_TARGETS = ((500, 1_500, 4_000, 10_000), (15_000, 50_000, 100_000, 400_000))
+_SMALLEST = (300, 10_000)
+
+
+class ConvNetSpace:
+    """Whole networks: four small ones to start from, and the paper's operators.
+
+    The starting networks have three convolutional blocks with max pooling, a global average and a linear layer; two are plain, two depthwise-separable. They
+    have about 15, 50, 100 and 400 thousand parameters for images of 32x32x3 and 0.5 to 10 thousand for 8x8 digits, with sizes between for what lies between (the
+    paper gives the former; the rest is ours). The smallest network allowed has 10 thousand parameters at 32x32x3, 300 at 8x8.
+
+    Args:
+        operators: the mutations to draw from, uniformly.
+        min_mutations: fewest mutations that make one child.
+        max_mutations: most mutations that make one child.
+
+    Raises:
+        ConfigurationError: if there is no operator, or the numbers make no range.
+    """
+
+    def __init__(
+        self,
+        *,
+        operators: Sequence[Operator] = PAPER_OPERATORS,
+        min_mutations: int = 1,
+        max_mutations: int = 3,
+    ) -> None:
+        if not operators or not 1 <= min_mutations <= max_mutations:
+            raise ConfigurationError(
+                f"a space needs operators and 1 <= min_mutations <= max_mutations, got {len(operators)} operators, "
+                f"{min_mutations} and {max_mutations}"
+            )
+        self.operators, self.min_mutations, self.max_mutations = tuple(operators), min_mutations, max_mutations
+
+    def initial(self, sample_shape: Sequence[int], num_outputs: int) -> list[GraphSpec]:
+        """Returns the starting networks.
+
+        Args:
+            sample_shape: (channels, height, width) of one image.
+            num_outputs: classes.
+
+        Raises:
+            ConfigurationError: if a sample is no image.
+        """
+        shape = tuple(sample_shape)
+        if len(shape) != 3:
+            raise ConfigurationError(f"this space makes networks for images (channels, height, width); a sample has the shape {shape}")
+        small, large = _TARGETS
+        targets = [_between(shape, low, high) for low, high in zip(small, large, strict=True)]
+        makers = [
+            lambda width: conv_net(shape, num_outputs, width, separable=True),
+            lambda width: conv_net(shape, num_outputs, width, separable=False),
+        ]
+        return [_sized(makers[i % 2], target) for i, target in enumerate(targets)]
+
+    def limits(self, sample_shape: Sequence[int]) -> dict[str, tuple[float, float]]:
+        """Returns the space's own limits by objective key."""
+        return {"params": (_between(tuple(sample_shape), *_SMALLEST), float("inf"))}
+
+    def mutate(self, spec: GraphSpec, rng: np.random.Generator) -> tuple[tuple[Mutation, ...], GraphSpec] | None:
+        """Returns one to three random mutations and the child they make, or None if none applies."""
+        mutations: list[Mutation] = []
+        for _ in range(int(rng.integers(self.min_mutations, self.max_mutations + 1))):
+            drawn = random_mutation(spec, rng, self.operators)
+            if drawn is None:
+                break
+            mutations.append(drawn[0])
+            spec = drawn[1]
+        return (tuple(mutations), spec) if mutations else None
+
+
+def conv_net(sample_shape: Sequence[int], num_outputs: int, width: int, *, separable: bool) -> GraphSpec:
+    """Returns a network of three blocks (width, 2 width, 4 width filters) with max pooling between them.
+
+    Args:
+        sample_shape: (channels, height, width).
+        num_outputs: size of the output.
+        width: filters of the first block.
+        separable: whether blocks after the first convolution are depthwise-separable.
+    """
+    nodes = [Node("n0", Input(tuple(sample_shape)))]
+
+    def put(op: object, label: str = "") -> None:
+        nodes.append(Node(f"n{len(nodes)}", op, (nodes[-1].id,), label))  # type: ignore[arg-type]
+
+    channels, size = sample_shape[0], min(sample_shape[1:])
+    for block in range(3):
+        filters = width * 2**block
+        if separable and channels > 1 and block > 0:
+            put(Conv2d(channels, (3, 3), padding=(1, 1), groups=channels, bias=False), f"block{block + 1}.depthwise")
+            put(Conv2d(filters, (1, 1), bias=False), f"block{block + 1}.pointwise")
+        else:
+            put(Conv2d(filters, (3, 3), padding=(1, 1), bias=False), f"block{block + 1}.conv")
+        put(BatchNorm2d())
+        put(Activation("relu"))
+        if block < 2 and size >= 4:
+            put(Pool2d("max", (2, 2), (2, 2)))
+            size //= 2
+        channels = filters
+    put(GlobalPool2d("avg"))
+    put(Linear(num_outputs), "head")
+    put(Output())
+    return GraphSpec(tuple(nodes))
+
+
+def _between(shape: Sequence[int], low: float, high: float) -> float:
+    """Interpolates between a size for 8x8x1 and one for 32x32x3 images, in logarithms of both."""
+    share = (log(prod(shape)) - log(_PIXELS[0])) / (log(_PIXELS[1]) - log(_PIXELS[0]))
+    share = min(max(share, 0.0), 1.0)
+    return float(low ** (1 - share) * high**share)
+
+
+def _sized(make: Maker, parameters: float) -> GraphSpec:
+    """Returns the network of a family whose parameter count is closest to a number, by bisection of its width."""
+    low, high = 2, 2048
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if make(middle).parameter_count <= parameters else (low, middle)
+    return min((make(low), make(high)), key=lambda spec: abs(log(spec.parameter_count / parameters)))
