@@ -223,7 +223,9 @@ def test_wrong_arguments_are_refused_with_the_reason(name: object, arguments: ob
         op_from_arguments(name, arguments)
 
 
-@pytest.mark.parametrize("value", ["x" * 10**6, 10**5000, [[0] * 1000] * 1000, {str(i): i for i in range(1000)}], ids=["text", "int", "list", "dict"])
+@pytest.mark.parametrize(
+    "value", ["x" * 10**6, 10**5000, [[0] * 1000] * 1000, {str(i): i for i in range(1000)}], ids=["text", "int", "list", "dict"]
+)
 @pytest.mark.parametrize("argument", ["out_channels", "kernel_size", "bias"])
 def test_a_large_value_is_not_repeated_in_the_error(argument: str, value: object) -> None:
     with pytest.raises(ValueError, match=argument) as caught:

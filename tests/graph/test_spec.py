@@ -14,7 +14,21 @@ from hypothesis import strategies as st
 from strategies import chain, random_spec, relabelled, specs
 
 from lightning_lemonade.errors import LemonadeError, SpecError
-from lightning_lemonade.graph import OPS, Activation, Add, Concat, Conv2d, GlobalPool2d, GraphSpec, Identity, Input, Linear, Node, Output, build
+from lightning_lemonade.graph import (
+    OPS,
+    Activation,
+    Add,
+    Concat,
+    Conv2d,
+    GlobalPool2d,
+    GraphSpec,
+    Identity,
+    Input,
+    Linear,
+    Node,
+    Output,
+    build,
+)
 from lightning_lemonade.graph.spec import MAX_LABEL, MAX_NODES, MAX_TEXT
 
 SMALL = GraphSpec(
@@ -46,7 +60,7 @@ def test_json_round_trips(spec: GraphSpec) -> None:
     assert GraphSpec.from_dict(json.loads(spec.to_json(indent=2))) == spec
 
 
-@given(specs(), st.randoms(use_true_random=False))
+@given(specs(), st.randoms(use_true_random=True))
 @settings(max_examples=40, deadline=None)
 def test_any_order_of_nodes_makes_a_topological_order(spec: GraphSpec, rng: random.Random) -> None:
     shuffled = GraphSpec.from_nodes(rng.sample(spec.nodes, len(spec)))
@@ -223,16 +237,14 @@ MALFORMED: dict[str, tuple[object, str]] = {
     "too few inputs": (with_node(3, inputs=["n1"]), r"node n3 \(add\) needs at least 2 inputs, got 1"),
     "no inputs": (without(1, "inputs"), r"node n1 \(conv2d\) needs 1 inputs, got 0"),
     "too many for the op": (with_node(1, inputs=["n0", "n0"]), r"node n1 \(conv2d\) needs 1 inputs, got 2"),
-    "an input that reads": (with_node(0, inputs=["n0"]), "node n0"),
+    "an input that reads": (with_node(0, inputs=["n0"]), "node n0 reads 'n0'.*: a cycle"),
     "reads itself": (with_node(2, inputs=["n2"]), "node n2 reads 'n2', which depends on n2: a cycle"),
     "cycle": (with_node(1, inputs=["n3"]), "n1.*: a cycle"),
     "two inputs": (with_extra({"id": "n7", "op": "input", "args": {"shape": [3]}}), "exactly one input node, got 2"),
     "two outputs": (with_extra({"id": "n7", "op": "output", "inputs": ["n5"]}), "exactly one output node, got 2"),
     "no output": (small() | {"nodes": small()["nodes"][:-1]}, "exactly one output node, got 0"),
-    "no input": (small() | {"nodes": []}, "between 1 and"),
-    "output that is read": (with_node(1, inputs=["n6"]), "node n"),
     "dead node": (with_extra({"id": "n7", "op": "identity", "inputs": ["n5"]}), r"node n7 \(identity\) is read by no other node"),
-    "shapes that don't fit": (with_node(5, inputs=["n3"]), r"node n5 \(linear\): needs an input of shape \(features,\)"),
+    "shapes that don't fit": (with_node(4, op="identity", args={}), r"node n5 \(linear\): needs an input of shape \(features,\)"),
     "label of another type": (with_node(1, label=3), "node n1: a label is a text"),
     "label that is null": (with_node(1, label=None), "node n1: a label is a text"),
     "label that is a list": (with_node(1, label=["stem"]), "node n1: a label is a text"),
@@ -296,7 +308,29 @@ def test_a_spec_error_is_a_lemonade_error() -> None:
 
 
 JUNK: list[Any] = [
-    *[None, True, False, 0, 1, 2, -1, 3.0, 0.5, -0.0, math.nan, math.inf, 10**30, 1 << 20, "", "n0", "n1", "n01", "relu", "x" * 300, "\ud800"],
+    *[
+        None,
+        True,
+        False,
+        0,
+        1,
+        2,
+        -1,
+        3.0,
+        0.5,
+        -0.0,
+        math.nan,
+        math.inf,
+        10**30,
+        1 << 20,
+        "",
+        "n0",
+        "n1",
+        "n01",
+        "relu",
+        "x" * 300,
+        "\ud800",
+    ],
     *[[], [1], [1, 1], [1, 1, 1], [[]], ["n0"], ["n1", "n1"], {}, {"p": 0.5}, {"out_features": 1}, {1: 2}, nested(60)],
     *OPS,
 ]
@@ -308,10 +342,16 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return [place for key, inner in list(items) for place in [(value, key), *places(inner)]]
 
 
+def entries(data: Any) -> list[Any]:
+    """The nodes that are still whole."""
+    nodes = data.get("nodes") if isinstance(data, dict) else None
+    return [node for node in nodes if isinstance(node, dict) and node.keys() >= {"id", "inputs"}] if isinstance(nodes, list) else []
+
+
 def damage(data: Any, rng: random.Random) -> None:
     """One random change of a JSON value, in place."""
     container, key = rng.choice(places(data))
-    match rng.randint(0, 5):
+    match rng.randint(0, 9):
         case 0:
             del container[key]
         case 1:
@@ -320,14 +360,25 @@ def damage(data: Any, rng: random.Random) -> None:
         case 2 if isinstance(container, list):
             container.insert(rng.randint(0, len(container)), copy.deepcopy(rng.choice([container[key], *JUNK])))
         case 2:
-            container[rng.choice(["id", "op", "args", "inputs", "label", "stride", "x", 7])] = copy.deepcopy(rng.choice([container[key], *JUNK]))
+            container[rng.choice(["id", "op", "args", "inputs", "label", "stride", "x", 7])] = copy.deepcopy(
+                rng.choice([container[key], *JUNK])
+            )
         case 3 if isinstance(container, list):
             rng.shuffle(container)
+        case 4 | 5 | 6 | 7:  # often still valid: another number, another source
+            numbers = [(values, where) for values, where in places(data) if type(values[where]) is int]
+            sources = [
+                (node["inputs"], i) for node in entries(data) if isinstance(node["inputs"], list) for i in range(len(node["inputs"]))
+            ]
+            container, key = rng.choice([*numbers, *sources, (container, key)])
+            container[key] = (
+                rng.choice([1, 2, 3, 4]) if isinstance(container[key], int) else rng.choice([node["id"] for node in entries(data)] or JUNK)
+            )
         case _:
             container[key] = copy.deepcopy(rng.choice(JUNK))
 
 
-@given(specs(max_steps=6), st.integers(1, 3), st.randoms(use_true_random=False))
+@given(specs(max_steps=6), st.integers(1, 3), st.randoms(use_true_random=True))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_damaged_values_are_refused_or_valid(spec: GraphSpec, times: int, rng: random.Random) -> None:
     data = spec.to_dict()
@@ -345,7 +396,7 @@ def test_damaged_values_are_refused_or_valid(spec: GraphSpec, times: int, rng: r
         assert network(torch.empty(2, *read.input_shape)).shape == (2, *read.output_shape)
 
 
-@given(specs(max_steps=4), st.randoms(use_true_random=False))
+@given(specs(max_steps=4), st.randoms(use_true_random=True))
 @settings(max_examples=100, deadline=None)
 def test_damaged_text_is_refused_or_valid(spec: GraphSpec, rng: random.Random) -> None:
     text = spec.to_json()

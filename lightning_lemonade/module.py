@@ -1,0 +1,121 @@
+"""LemonadeModule: a candidate as a LightningModule."""
+
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_lemonade.errors import DataError, EvaluationError
+from lightning_lemonade.graph import GraphSpec, build
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a candidate is trained: SGD with momentum, cosine to zero after a linear warm-up.
+
+    Attributes:
+        epochs: of a child.
+        initial_epochs: of a starting network.
+        learning_rate: the highest.
+        momentum: of SGD (Nesterov).
+        weight_decay: on all weights but the gates of Mix.
+        warmup: share of the steps that the warm-up takes.
+    """
+
+    epochs: int = 5
+    initial_epochs: int = 20
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.1
+
+
+PAPER_TRAINING = Training(epochs=20, initial_epochs=20, learning_rate=0.01, warmup=0.0)
+"""The paper's schedule (section 5): 20 epochs, cosine from 0.01 to 0."""
+
+
+class LemonadeModule(pl.LightningModule):
+    """A classifier over a graph spec. Subclass it for another loss, metric or optimiser.
+
+    Args:
+        spec: the architecture; maps (batch, *sample) to logits (batch, classes).
+        training: the settings of its training.
+    """
+
+    def __init__(self, spec: GraphSpec, training: Training | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.training_settings = training or Training()
+        self.network = build(spec)
+        self.accuracy = MulticlassAccuracy(num_classes=max(2, spec.output_shape[0]), average="micro")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the logits (batch, classes) of samples (batch, *sample)."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Returns the loss that training minimises: cross-entropy of logits (batch, classes) and classes (batch,)."""
+        return F.cross_entropy(logits, target)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401 (Lightning's signature)
+        """Returns the loss of a batch `(x, y)`.
+
+        Raises:
+            EvaluationError: if the loss is not a number.
+        """
+        x, y = pair(batch)
+        loss = self.loss(self(x), y)
+        if not torch.isfinite(loss):
+            raise EvaluationError(f"the loss is {loss.item()} at step {self.global_step}: lower the learning rate or check the data")
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Counts the right answers of a batch `(x, y)`; the epoch's metric is `val_error`."""
+        x, y = pair(batch)
+        self.accuracy.update(self(x), y)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `val_error`, the share of wrong answers."""
+        self.log("val_error", 1.0 - self.accuracy.compute())
+        self.accuracy.reset()
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401
+        """Returns SGD with one cosine schedule over all steps of the training."""
+        settings = self.training_settings
+        gates = [parameter for name, parameter in self.named_parameters() if name.endswith(".gate")]
+        others = [parameter for name, parameter in self.named_parameters() if not name.endswith(".gate")]
+        groups = [{"params": others, "weight_decay": settings.weight_decay}, {"params": gates, "weight_decay": 0.0}]
+        optimiser = torch.optim.SGD(
+            [group for group in groups if group["params"]],
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.momentum > 0,
+        )
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _cosine(step, steps, settings.warmup))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _cosine(step: int, steps: int, warmup: float) -> float:
+    first = int(warmup * steps)
+    if step < first:
+        return (step + 1) / (first + 1)
+    return 0.5 * (1 + cos(pi * min(1.0, (step - first) / max(1, steps - first))))
+
+
+def pair(batch: object) -> tuple[Tensor, Tensor]:
+    """Returns samples and targets of a batch `(x, y)`.
+
+    Raises:
+        DataError: if the batch is anything else.
+    """
+    if isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+        return batch[0], batch[1]
+    shown = f"a dict with the keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else f"a {type(batch).__name__}"
+    raise DataError(f"the data module yields {shown}; a batch must be (x, y), two tensors: return a tuple from its dataset")
