@@ -1,1 +1,6 @@
-"""evaluation"""
+"""One child's evaluation: inherit, fine-tune, validate."""
+
+from lightning_lemonade.evaluation.data import TaskData
+from lightning_lemonade.evaluation.evaluator import Evaluation, EvaluationRequest, Evaluator, seeded, timed
+
+__all__ = ["Evaluation", "EvaluationRequest", "Evaluator", "TaskData", "seeded", "timed"]

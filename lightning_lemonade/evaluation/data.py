@@ -21,17 +21,16 @@ class TaskData(pl.LightningDataModule):
         datamodule.prepare_data()
         datamodule.setup("fit")
         self._tested = False
+        self.evaluated_split = "val"
 
     def train_dataloader(self) -> Any:  # noqa: ANN401 (Lightning's signature)
         """Returns a new training loader."""
         return self.inner.train_dataloader()
 
     def val_dataloader(self) -> Any:  # noqa: ANN401
-        """Returns a new validation loader."""
-        return self.inner.val_dataloader()
-
-    def test_dataloader(self) -> Any:  # noqa: ANN401
-        """Returns a new test loader."""
+        """Returns a new loader of the split that is evaluated: `val` or `test`."""
+        if self.evaluated_split == "val":
+            return self.inner.val_dataloader()
         if not self._tested:
             self.inner.setup("test")
             self._tested = True

@@ -10,7 +10,7 @@ Counts follow fvcore: one fused multiply-add is 1, biases are free (see `lightni
 import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from math import prod
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -532,7 +532,7 @@ def op_from_arguments(name: object, arguments: object) -> Op:
     unknown = sorted(map(shown, set(arguments) - known))
     if unknown:
         raise ValueError(f"{name} has no argument {', '.join(unknown[:6])}; it has: {', '.join(sorted(known)) or 'none'}")
-    try:
-        return cls(**cast(dict[str, Any], arguments))
-    except TypeError as error:  # an argument is missing
-        raise ValueError(f"{name}: {error}") from error
+    missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in arguments]
+    if missing:
+        raise ValueError(f"{name} needs the arguments {', '.join(missing)}")
+    return cls(**cast(dict[str, Any], arguments))

@@ -76,7 +76,7 @@ def test_nodes_in_order_stay_in_order(spec: GraphSpec) -> None:
 
 def test_specs_are_frozen_and_hashable() -> None:
     assert {SMALL: 1}[GraphSpec.from_json(SMALL.to_json())] == 1
-    assert SMALL != GraphSpec.from_nodes(relabelled(SMALL, random.Random(0)).nodes)
+    assert relabelled(SMALL, random.Random(0)) != SMALL
     with pytest.raises(FrozenInstanceError):
         SMALL.nodes = ()  # type: ignore[misc]
 
@@ -178,8 +178,8 @@ def with_extra(*entries: object) -> dict[str, Any]:
     return data
 
 
-def nested(depth: int) -> Any:
-    value: Any = 1
+def nested(depth: int) -> object:
+    value: object = 1
     for _ in range(depth):
         value = [value]
     return value
@@ -207,7 +207,7 @@ MALFORMED: dict[str, tuple[object, str]] = {
     "reserved id": (with_node(1, id="forward"), "node number 1 has the id 'forward'"),
     "leading zero": (with_node(1, id="n01"), "node number 1 has the id 'n01'"),
     "line end in an id": (with_node(1, id="n1\n"), "node number 1 has the id"),
-    "other digits": (with_node(1, id="n١"), "node number 1 has the id"),
+    "other digits": (with_node(1, id="n\u0661"), "node number 1 has the id"),
     "long id": (with_node(1, id="n" + "1" * 10), "node number 1 has the id"),
     "number as an id": (with_node(1, id=1), "node number 1 has the id 1"),
     "huge number as an id": (with_node(1, id=10**5000), "node number 1 has the id an integer"),
@@ -217,7 +217,7 @@ MALFORMED: dict[str, tuple[object, str]] = {
     "unknown op": (with_node(1, op="conv4d"), "node n1: unknown op 'conv4d'"),
     "op of another type": (with_node(1, op={}), "node n1: unknown op"),
     "args of another type": (with_node(1, args=[4, 3]), "node n1: args of conv2d must be an object"),
-    "missing args": (without(1, "args"), "node n1: conv2d.*out_channels"),
+    "missing args": (without(1, "args"), "node n1: conv2d needs the arguments? out_channels, kernel_size"),
     "unknown argument": (with_node(5, args={"out_features": 2, "__class__": 1}), "node n5: linear has no argument '__class__'"),
     "argument that is no text": (with_node(5, args={"out_features": 2, 3: 1}), "node n5: linear has no argument 3"),
     "boolean argument": (with_node(5, args={"out_features": True}), "node n5: out_features must be an integer, got True"),
@@ -336,19 +336,26 @@ JUNK: list[Any] = [
 ]
 
 
-def places(value: Any) -> list[tuple[Any, Any]]:
+def places(value: object) -> list[tuple[Any, Any]]:
     """Every (container, key) inside a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [place for key, inner in list(items) for place in [(value, key), *places(inner)]]
 
 
-def entries(data: Any) -> list[Any]:
+def read_or_reason(data: object) -> GraphSpec | str:
+    try:
+        return GraphSpec.from_dict(data)
+    except SpecError as error:
+        return str(error)
+
+
+def entries(data: dict[str, Any]) -> list[Any]:
     """The nodes that are still whole."""
-    nodes = data.get("nodes") if isinstance(data, dict) else None
+    nodes = data.get("nodes")
     return [node for node in nodes if isinstance(node, dict) and node.keys() >= {"id", "inputs"}] if isinstance(nodes, list) else []
 
 
-def damage(data: Any, rng: random.Random) -> None:
+def damage(data: dict[str, Any], rng: random.Random) -> None:
     """One random change of a JSON value, in place."""
     container, key = rng.choice(places(data))
     match rng.randint(0, 9):
@@ -385,10 +392,9 @@ def test_damaged_values_are_refused_or_valid(spec: GraphSpec, times: int, rng: r
     for _ in range(times):
         if places(data):
             damage(data, rng)
-    try:
-        read = GraphSpec.from_dict(data)
-    except SpecError as error:
-        assert len(str(error)) < 1000
+    read = read_or_reason(data)
+    if isinstance(read, str):
+        assert 10 < len(read) < 1000
         return
     assert GraphSpec.from_json(read.to_json()) == read
     with torch.device("meta"):

@@ -1,0 +1,240 @@
+"""The command line: `lightning-lemonade search` and `lightning-lemonade show`."""
+
+import inspect
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+from lightning_lemonade.callback import SearchCallback, SearchInfo
+from lightning_lemonade.errors import ConfigurationError, HistoryError, LemonadeError
+from lightning_lemonade.records import CandidateRecord
+
+if TYPE_CHECKING:
+    from lightning_lemonade.trainer import LemonadeTrainer
+
+PHASES = ("propose", "inherit", "fit", "validate", "record", "other")
+_NOT_FLAGS = frozenset({"space", "module", "callbacks", "logger"})
+_DEFAULT_DATA = "lightning_lemonade.datamodules.DigitsDataModule"
+_INSTEAD = {
+    "max_epochs": "use --epochs",
+    "min_epochs": "use --epochs",
+    "default_root_dir": "use --run_dir",
+    "logger": "use --wandb",
+    "callbacks": "give callbacks to LemonadeTrainer in Python",
+    "fast_dev_run": "use --max_generations 1 --proposals 4 --accepted 2 --epochs 1 --initial_epochs 1",
+}
+
+
+class _Parser(ArgumentParser):
+    """Errors are exceptions: `main` prints them as one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise ConfigurationError(message) from ex
+
+
+class _Keeper(SearchCallback):
+    """Keeps the search's records for the summary."""
+
+    search: SearchInfo | None = None
+
+    def on_search_end(self, search: SearchInfo) -> None:
+        self.search = search
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        args: what stands behind the program's name; `sys.argv`'s if None.
+
+    Returns:
+        The exit code: 0, 2 after an error that was told in one line, 130 after Ctrl-C.
+    """
+    try:
+        return _run(sys.argv[1:] if args is None else list(args))
+    except LemonadeError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:  # --help and --print_config; Lightning turns Ctrl-C into exit(1)
+        if _was_interrupted(stop):
+            return 130
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _run(args: list[str]) -> int:
+    search, show = _Parser(description="Searches a Pareto front of networks."), _Parser(description="Shows what a search found.")
+    show.add_argument("run", type=str, help="run directory")
+    show.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    if args[:1] == ["search"]:  # Lightning's import takes seconds, and only a search needs it
+        args = _prepare_search(search, args)
+    parser = _Parser(prog="lightning-lemonade", description="Multi-objective neural architecture search with inherited weights.")
+    commands = parser.add_subcommands(required=True, dest="command")
+    commands.add_subcommand("search", search, help="search a Pareto front of networks")
+    commands.add_subcommand("show", show, help="show a run")
+    settings = parser.parse_args(args)
+    if settings.command == "show":
+        _show(settings.show.run, as_json=settings.show.json)
+    else:
+        _search(parser.instantiate_classes(settings).search)
+    return 0
+
+
+def _prepare_search(parser: _Parser, args: list[str]) -> list[str]:
+    """Adds a search's flags, and returns the arguments with `--objectives a,b` as a list."""
+    import pytorch_lightning as pl  # noqa: PLC0415
+
+    import lightning_lemonade.datamodules  # noqa: F401, PLC0415  (so that their short names are known)
+    from lightning_lemonade.trainer import RESERVED, LemonadeTrainer  # noqa: PLC0415
+
+    own = _own_names(LemonadeTrainer)
+    _refuse_reserved(args, RESERVED - (own - _NOT_FLAGS))
+    if os.getcwd() not in sys.path:  # a console script can't import the user's own data module otherwise
+        sys.path.append(os.getcwd())
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of these arguments")
+    added = parser.add_class_arguments(LemonadeTrainer, skip=set(_NOT_FLAGS | (RESERVED - own)), instantiate=False)
+    parser.add_class_arguments(pl.Trainer, skip=set(RESERVED | own | set(added)), instantiate=False)
+    parser.add_subclass_arguments(pl.LightningDataModule, "data", help="the data module: a class's name or path")
+    parser.set_defaults({"data": {"class_path": _DEFAULT_DATA}})
+    parser.add_argument("--wandb", choices=["offline", "online", "disabled"], help="log the population to Weights & Biases")
+    return _with_lists(args)
+
+
+def _own_names(trainer: "type[LemonadeTrainer]") -> set[str]:
+    parameters = inspect.signature(trainer).parameters.values()
+    return {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+
+
+def _refuse_reserved(args: Sequence[str], reserved: frozenset[str]) -> None:
+    for arg in args:
+        name = arg.removeprefix("--").split("=")[0].split(".")[0]
+        if arg.startswith("--") and name in reserved:
+            raise ConfigurationError(
+                f"--{name} can't be given, the search sets it for each training: {_INSTEAD.get(name, 'leave it out')}."
+            )
+
+
+def _with_lists(args: Sequence[str]) -> list[str]:
+    result: list[str] = []
+    for arg in args:
+        flag, equals, value = arg.partition("=")
+        if result and result[-1] == "--objectives" and not arg.startswith(("[", "-")):
+            result.append(f"[{arg}]")
+        elif flag == "--objectives" and equals and not value.startswith("["):
+            result.append(f"{flag}=[{value}]")
+        else:
+            result.append(arg)
+    return result
+
+
+def _search(settings: Namespace) -> None:
+    import pytorch_lightning as pl  # noqa: PLC0415
+
+    from lightning_lemonade.callbacks import SearchProgressBar, WandbPopulationLogger  # noqa: PLC0415
+    from lightning_lemonade.trainer import LemonadeTrainer  # noqa: PLC0415
+
+    defaults = {p.name: p.default for p in inspect.signature(pl.Trainer).parameters.values()}
+    own = _own_names(LemonadeTrainer)
+    values = {key: value for key, value in vars(settings).items() if key not in {"config", "data", "wandb"}}
+    given = {key: value for key, value in values.items() if key in own or value != defaults.get(key)}
+    keeper = _Keeper()
+    callbacks: list[SearchCallback] = [keeper, SearchProgressBar()]
+    if settings.wandb is not None:
+        callbacks.append(WandbPopulationLogger(mode=settings.wandb))
+    LemonadeTrainer(callbacks=callbacks, **given).search(settings.data)
+    if keeper.search is not None:  # rank 0 alone has the events
+        _print_run(keeper.search)
+
+
+def open_run(run: Path) -> SearchInfo:
+    """Reads a run directory.
+
+    Args:
+        run: the directory.
+
+    Raises:
+        HistoryError: there is no run.
+    """
+    from lightning_lemonade.history import History  # noqa: PLC0415
+
+    if not run.is_dir():
+        raise HistoryError(f"{run} is no run directory: give the directory that a search printed at its end.")
+    history = History.open(run)
+    return SearchInfo(run, history.objectives, history.config, history.bounds, history.config.get("max_generations"), history)
+
+
+def _show(run: str, *, as_json: bool) -> None:
+    search = open_run(Path(run))
+    if as_json:
+        sys.stdout.write(json.dumps(_finite(run_summary(search)), allow_nan=False) + "\n")
+    else:
+        _print_run(search)
+
+
+def run_summary(search: SearchInfo) -> dict[str, Any]:
+    """Returns what `show --json` prints, as JSON values. Objectives go by their key (`name` or `name/task`)."""
+    generations = search.history.generations()
+    return {
+        "objectives": [{"name": o.key, "unit": o.unit, "stage": o.stage} for o in search.objectives],
+        "front": [_candidate(c) for c in search.history.front()],
+        "hypervolume": [g.hypervolume for g in generations],
+        "bounds": {key: list(pair) for key, pair in search.bounds.items()},
+        "candidates": {name: sum(getattr(g, name) for g in generations) for name in ("proposed", "evaluated", "failed")},
+        "seconds": {phase: sum(g.seconds.get(phase, 0.0) for g in generations) for phase in PHASES},
+        "total_epochs": generations[-1].total_epochs if generations else 0,
+    }
+
+
+def _candidate(candidate: CandidateRecord) -> dict[str, Any]:
+    names = ("id", "parent", "generation", "start_error", "test_error", "epochs", "cumulative_epochs", "hash")
+    return {
+        **{name: getattr(candidate, name) for name in names},
+        "objectives": dict(candidate.objectives),
+        "mutations": [dict(m) for m in candidate.mutations],
+    }
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
+    """Puts null in place of numbers that JSON doesn't have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _print_run(search: SearchInfo) -> None:
+    summary, console = run_summary(search), Console(soft_wrap=True)
+    table = Table(title="Pareto front")
+    keys = [o["name"] for o in summary["objectives"]]
+    for title in ("id", "parent", *("validation error" if key == "error" else key for key in keys), "test error", "epochs"):
+        table.add_column(title, justify="right")
+    for row in sorted(summary["front"], key=lambda row: [row["objectives"].get(key, math.inf) for key in keys]):
+        values = [_text(row["objectives"].get(key)) for key in keys]
+        table.add_row(str(row["id"]), _text(row["parent"]), *values, _text(row["test_error"]), str(row["cumulative_epochs"]))
+    console.print(table)
+    hypervolume = summary["hypervolume"]
+    console.print(f"hypervolume: {_text(hypervolume[-1] if hypervolume else None)} after {len(hypervolume)} generations")
+    console.print("seconds: " + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in summary["seconds"].items()))
+    console.print(f"run directory: {search.run_dir}", markup=False, highlight=False)
+
+
+def _text(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1 else f"{value:.4g}"

@@ -1,0 +1,60 @@
+"""Several processes on one child: rank 0 decides and writes, the others follow."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch.distributed as dist
+from lightning_fabric import Fabric
+
+from lightning_lemonade.errors import SearchError
+from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator
+
+_LAUNCH = ("accelerator", "devices", "num_nodes", "strategy")
+
+
+def launch(trainer_arguments: Mapping[str, Any]) -> int:
+    """Starts the other processes of a distributed strategy, before any trainer does, and returns this one's rank."""
+    if trainer_arguments.get("strategy", "auto") == "auto":
+        return 0
+    fabric = Fabric(**{name: trainer_arguments[name] for name in _LAUNCH if name in trainer_arguments})
+    fabric.launch()
+    return int(fabric.global_rank)
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def share(value: Any) -> Any:  # noqa: ANN401 (whatever rank 0 has)
+    """Returns rank 0's value on every rank."""
+    if not _several():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def evaluate_all(evaluator: Evaluator, requests: Sequence[EvaluationRequest]) -> Iterator[tuple[EvaluationRequest, Evaluation]]:
+    """Evaluates children one after the other, every rank on the same child. Call on rank 0; the others `follow`."""
+    for request in requests:
+        yield request, _together(evaluator, share(request))
+
+
+def follow(evaluator: Evaluator) -> None:
+    """Evaluates what rank 0 sends until it sends nothing. For the other ranks."""
+    while (request := share(None)) is not None:
+        _together(evaluator, request)
+
+
+def _together(evaluator: Evaluator, request: EvaluationRequest) -> Evaluation:
+    """Evaluates a child on this rank, once all ranks hold the same architecture.
+
+    Raises:
+        SearchError: if the hashes differ.
+    """
+    if _several():
+        hashes: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(hashes, request.child.spec.structural_hash)
+        if len(set(hashes)) != 1:
+            raise SearchError(f"the ranks hold different architectures of candidate {request.child.id}: {hashes}")
+    return evaluator.evaluate(request)

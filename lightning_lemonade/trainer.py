@@ -1,0 +1,384 @@
+"""LemonadeTrainer: from a data module to a Pareto front."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+
+from lightning_lemonade.callback import SearchCallback, SearchInfo
+from lightning_lemonade.errors import ConfigurationError, SearchError
+from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, TaskData, timed
+from lightning_lemonade.evaluation.evaluator import ModuleFactory
+from lightning_lemonade.front import Front, load
+from lightning_lemonade.graph import GraphSpec
+from lightning_lemonade.history import History
+from lightning_lemonade.module import PAPER_TRAINING, LemonadeModule, Training
+from lightning_lemonade.objectives import Objective, SpecObjective, resolve
+from lightning_lemonade.ranks import evaluate_all, follow, launch, share
+from lightning_lemonade.records import GenerationRecord, ObjectiveRecord
+from lightning_lemonade.search import (
+    Asked,
+    Child,
+    DensitySampling,
+    Limits,
+    NonDominatedSurvival,
+    Search,
+    UniformSampling,
+    derived_rng,
+)
+from lightning_lemonade.spaces import ConvNetSpace
+
+RESERVED = {
+    "barebones": "it records no metrics, which a search needs",
+    "callbacks": "pass callbacks to LemonadeTrainer",
+    "default_root_dir": "use run_dir",
+    "enable_checkpointing": "the run directory keeps the weights",
+    "fast_dev_run": "use max_generations=1 with few proposals",
+    "limit_val_batches": "every child is validated on the whole validation split",
+    "logger": "pass callbacks=[WandbPopulationLogger()]",
+    "max_epochs": "use epochs and initial_epochs",
+    "max_steps": "use epochs and initial_epochs",
+    "max_time": "use LemonadeTrainer's own max_time",
+    "min_epochs": "use epochs and initial_epochs",
+    "min_steps": "use epochs and initial_epochs",
+    "num_sanity_val_steps": "children are validated before they are trained",
+    "use_distributed_sampler": "a search sets it itself",
+}
+"""Arguments of `pytorch_lightning.Trainer` that a search keeps for itself, and what to use instead."""
+EMPTY_GENERATIONS = 3
+
+
+class LemonadeTrainer:
+    """Searches for architectures by Algorithm 1 of the paper, and trains them with Lightning.
+
+    Args:
+        objectives: names or objects; all are minimised.
+        limits: `{"params": 2e6}` (at most) or `{"params": (1e4, 2e6)}`.
+        space: where to search; by default `ConvNetSpace()`.
+        max_generations: when to stop; 10 if neither this nor `max_time` is given.
+        max_time: when to stop, as `"DD:HH:MM:SS"`; the generation in progress is finished.
+        proposals: children proposed each generation (n_pc).
+        accepted: children trained each generation (n_ac).
+        epochs: of a child.
+        initial_epochs: of a starting network.
+        schedule: `"default"` or `"paper"`: the paper's learning rate and epochs.
+        inherit: whether children inherit their parent's weights.
+        sampling: `"density"` (the paper's) or `"uniform"`.
+        seed: of every draw.
+        calibration_size: training samples for the transfer of weights.
+        threads_per_child: torch's threads; by default left as they are.
+        module: makes a module from a spec and the settings of training; a subclass of LemonadeModule will do.
+        callbacks: of the search.
+        run_dir: where everything is kept; by default a new folder in `lemonade_runs`.
+        trainer_kwargs: for `pytorch_lightning.Trainer`, for instance `accelerator`, `devices`, `precision`.
+
+    Raises:
+        ConfigurationError: if an argument can't be used.
+        ObjectiveError: if an objective is unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        objectives: Sequence[str | Objective] = ("error", "params", "macs"),
+        limits: Mapping[str, Any] | None = None,
+        space: ConvNetSpace | None = None,
+        max_generations: int | None = None,
+        max_time: str | None = None,
+        proposals: int = 32,
+        accepted: int = 8,
+        epochs: int | None = None,
+        initial_epochs: int | None = None,
+        schedule: Literal["default", "paper"] = "default",
+        inherit: bool = True,
+        sampling: Literal["density", "uniform"] = "density",
+        seed: int = 0,
+        calibration_size: int = 512,
+        threads_per_child: int | None = None,
+        module: ModuleFactory | None = None,
+        callbacks: Sequence[SearchCallback] = (),
+        run_dir: str | Path | None = None,
+        **trainer_kwargs: Any,  # noqa: ANN401 (Lightning's own)
+    ) -> None:
+        self.objectives = resolve(objectives)
+        self.limits = Limits.parse(limits)
+        self.space = space or ConvNetSpace()
+        self.max_generations = 10 if max_generations is None and max_time is None else max_generations
+        self.max_seconds = None if max_time is None else _seconds(max_time)
+        self.proposals, self.accepted = proposals, accepted
+        self.training = _training(schedule, epochs, initial_epochs)
+        self.inherit, self.sampling, self.seed = inherit, sampling, seed
+        self.calibration_size, self.threads_per_child = calibration_size, threads_per_child
+        self.module: ModuleFactory = module or LemonadeModule
+        self.callbacks = list(callbacks)
+        self.run_dir = None if run_dir is None else Path(run_dir)
+        self.trainer_kwargs = trainer_kwargs
+        self._check()
+
+    def _check(self) -> None:
+        for name in self.trainer_kwargs:
+            if name in RESERVED:
+                raise ConfigurationError(f"{name} of pytorch_lightning.Trainer can't be given to a search: {RESERVED[name]}")
+        numbers = {
+            "max_generations": self.max_generations,
+            "proposals": self.proposals,
+            "accepted": self.accepted,
+            "calibration_size": self.calibration_size,
+            "epochs": self.training.epochs,
+            "initial_epochs": self.training.initial_epochs,
+            "threads_per_child": self.threads_per_child,
+        }
+        for name, value in numbers.items():
+            if value is not None and value < 1:
+                raise ConfigurationError(f"{name} must be at least 1, got {value}")
+        if self.seed < 0:
+            raise ConfigurationError(f"seed must not be negative, got {self.seed}")
+        if self.sampling not in ("density", "uniform"):
+            raise ConfigurationError(f"sampling must be density or uniform, got {self.sampling!r}")
+        keys = {objective.key for objective in self.objectives if isinstance(objective, SpecObjective)}
+        unknown = set(self.limits.ranges) - keys
+        if unknown:
+            raise ConfigurationError(f"limits on {', '.join(sorted(unknown))}: limits go with spec objectives, here {', '.join(sorted(keys))}")
+
+    def search(self, datamodule: pl.LightningDataModule) -> Front:
+        """Runs the search.
+
+        Args:
+            datamodule: yields batches `(x, y)` of images (batch, channels, height, width) and classes (batch,).
+
+        Returns:
+            The Pareto front, with trained weights.
+
+        Raises:
+            SearchError: if no network can be evaluated.
+            HistoryError: if the run directory holds a run already.
+            DataError: if the data module yields something else.
+        """
+        rank = launch(self.trainer_kwargs)
+        if self.threads_per_child is not None:
+            torch.set_num_threads(self.threads_per_child)
+        data = TaskData(datamodule)
+        evaluator = Evaluator(
+            tasks={"": data},
+            calibration={"": data.calibration(self.calibration_size, self.seed)},
+            objectives=self.objectives,
+            training=self.training,
+            factory=self.module,
+            seed=self.seed,
+            trainer_arguments=self.trainer_kwargs,
+        )
+        if rank != 0:
+            follow(evaluator)
+            return load(share(None))
+        try:
+            run = _Run(self, evaluator, data)
+        except BaseException:
+            share(None)
+            raise
+        try:
+            run.go()
+        finally:
+            share(None)  # lets the other ranks go
+        share(run.history.run_dir)
+        return load(run.history.run_dir)
+
+
+class _Run:
+    """One search in progress, on rank 0."""
+
+    def __init__(self, trainer: LemonadeTrainer, evaluator: Evaluator, data: TaskData) -> None:
+        self.trainer, self.evaluator, self.data = trainer, evaluator, data
+        sample_shape, outputs = data.shapes()
+        limits = trainer.limits.within(Limits.parse(trainer.space.limits(sample_shape)))
+        measures = {o.key: o.of_spec for o in trainer.objectives if isinstance(o, SpecObjective)}
+        limits = Limits({key: span for key, span in limits.ranges.items() if key in measures})
+        self.starts, self.dropped = _legal(trainer.space.initial(sample_shape, outputs), measures, limits)
+        records = [ObjectiveRecord(o.key, o.name, o.unit, o.stage) for o in trainer.objectives]
+        bounds = _bounds(records, self.starts, measures, limits, outputs)
+        self.search = Search(
+            space=trainer.space,
+            objectives=measures,
+            keys=[o.key for o in trainer.objectives],
+            limits=limits,
+            sampling=DensitySampling() if trainer.sampling == "density" else UniformSampling(),
+            survival=NonDominatedSurvival(),
+            proposals=trainer.proposals,
+            bounds=bounds,
+        )
+        directory = trainer.run_dir or Path("lemonade_runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        config = _config(trainer, data)
+        self.history = History.create(directory, config=config, objectives=records, bounds=bounds)
+        self.info = SearchInfo(directory, records, config, bounds, trainer.max_generations, self.history)
+        self.total_epochs = 0
+
+    def go(self) -> None:
+        """Runs all generations, measures the front on the test split, and closes the history."""
+        try:
+            self._emit("on_search_start")
+            reason = self._generations()
+            self._test()
+            self.history.finish("finished", reason)
+            self._emit("on_search_end")
+        except BaseException as error:
+            self.history.finish("stopped", f"{type(error).__name__}: {error}")
+            self._emit("on_search_exception", error)
+            raise
+        finally:
+            self.history.close()
+
+    def _generations(self) -> str:
+        """Runs generation after generation; returns why it ended."""
+        trainer, began, empty, number = self.trainer, time.monotonic(), 0, 0
+        self._generation(0, lambda: self.search.start(self.starts))
+        if not self.search.population:
+            failed = [c.failure.text for c in self.history.candidates() if c.failure]
+            raise SearchError(f"no starting network could be evaluated; the first failed with: {failed[0]}")
+        while trainer.max_generations is None or number < trainer.max_generations:
+            if trainer.max_seconds is not None and time.monotonic() - began >= trainer.max_seconds:
+                return "max_time is spent"
+            number += 1
+            rng = derived_rng(trainer.seed, "ask", number)
+            accepted = self._generation(number, lambda: self.search.ask(rng, trainer.accepted, number))  # noqa: B023 (called at once)
+            empty = 0 if accepted else empty + 1
+            if empty == EMPTY_GENERATIONS:
+                return f"{EMPTY_GENERATIONS} generations found no new child within the limits"
+        return "max_generations is reached"
+
+    def _generation(self, number: int, ask: Callable[[], Asked]) -> int:
+        """Runs one generation of Algorithm 1: propose and accept, evaluate and record, select."""
+        seconds = dict.fromkeys(("propose", "inherit", "fit", "validate", "record", "other"), 0.0)
+        began = time.perf_counter()
+        self._emit("on_generation_start", number)
+        with timed(seconds, "propose"):
+            asked = ask()
+        with timed(seconds, "record"):
+            self.history.accept(asked.children)
+        for child in asked.children:
+            self._emit("on_candidate_accepted", self.history.candidate(child.id))
+        outcomes = []
+        for request, evaluation in evaluate_all(self.evaluator, [self._request(child) for child in asked.children]):
+            with timed(seconds, "record"):
+                self._record(request.child, evaluation)
+            for phase, spent in evaluation.outcome.seconds.items():
+                seconds[phase] += spent
+            outcomes.append(evaluation.outcome)
+        changed = self.search.tell(outcomes)
+        failed = sum(outcome.failure is not None for outcome in outcomes)
+        seconds["other"] = max(0.0, time.perf_counter() - began - sum(seconds.values()))
+        front = tuple(member.id for member in self.search.population)
+        record = GenerationRecord(
+            number, self.search.hypervolume, front, asked.proposed, len(outcomes), len(outcomes) - failed, failed, self.total_epochs, seconds
+        )
+        self.history.record_generation(record)
+        if changed:
+            self._emit("on_front_changed", self.history.front())
+        self._emit("on_generation_end", record)
+        return len(asked.children)
+
+    def _request(self, child: Child) -> EvaluationRequest:
+        if child.parent is None or not self.trainer.inherit:
+            return EvaluationRequest(child, None, {})
+        parent = next(member.spec for member in self.search.population if member.id == child.parent)
+        return EvaluationRequest(child, parent, {"": self.history.weights(child.parent)})
+
+    def _record(self, child: Child, evaluation: Evaluation) -> None:
+        record = self.history.record(evaluation.outcome, evaluation.weights)
+        self.total_epochs += record.epochs
+        self._emit("on_candidate_failed" if record.failure else "on_candidate_end", record)
+
+    def _test(self) -> None:
+        """Measures the front's error on the test split, where there is one."""
+        if not self.data.has_test:
+            return
+        errors = {}
+        for member in self.search.population:
+            module = self.trainer.module(member.spec, self.trainer.training)
+            module.network.load_state_dict(self.history.weights(member.id))
+            errors[member.id] = {"": self.evaluator.metrics(module, self.data, "test")["val_error"]}
+        self.history.record_test_errors(errors)
+
+    def _emit(self, event: str, *arguments: object) -> None:
+        for callback in self.trainer.callbacks:
+            getattr(callback, event)(self.info, *arguments)
+
+
+def _legal(
+    specs: Sequence[GraphSpec], measures: Mapping[str, Callable[[GraphSpec], float]], limits: Limits
+) -> tuple[list[GraphSpec], list[str]]:
+    """Returns the starting networks inside the limits, and why the others were dropped."""
+    legal, dropped = [], []
+    for spec in specs:
+        violation = limits.violation({key: measure(spec) for key, measure in measures.items()})
+        if violation:
+            dropped.append(violation)
+        else:
+            legal.append(spec)
+    if not legal:
+        raise SearchError(f"no starting network meets the limits: {'; '.join(dropped)}. Widen the limits or give another space")
+    return legal, dropped
+
+
+def _bounds(
+    records: Sequence[ObjectiveRecord],
+    starts: Sequence[GraphSpec],
+    measures: Mapping[str, Callable[[GraphSpec], float]],
+    limits: Limits,
+    outputs: int,
+) -> dict[str, tuple[float, float]]:
+    """Returns the hypervolume's bounds: [0, chance] for errors; for spec objectives the limits, or a tenth to ten times the starting networks. Source: ours."""
+    bounds = {}
+    for record in records:
+        if record.key in measures:
+            values = [measures[record.key](spec) for spec in starts]
+            low, high = limits.ranges.get(record.key, (0.0, float("inf")))
+            bounds[record.key] = (max(low, min(values) / 10), min(high, max(values) * 10))
+        else:
+            bounds[record.key] = (0.0, 1.0 - 1.0 / max(2, outputs)) if record.name == "error" else (1e-6, 1.0)
+    return bounds
+
+
+def _training(schedule: str, epochs: int | None, initial_epochs: int | None) -> Training:
+    presets = {"default": Training(), "paper": PAPER_TRAINING}
+    if schedule not in presets:
+        raise ConfigurationError(f"schedule must be default or paper, got {schedule!r}")
+    chosen = presets[schedule]
+    return replace(
+        chosen,
+        epochs=chosen.epochs if epochs is None else epochs,
+        initial_epochs=chosen.initial_epochs if initial_epochs is None else initial_epochs,
+    )
+
+
+def _seconds(max_time: str) -> float:
+    try:
+        days, hours, minutes, seconds = (int(part) for part in max_time.split(":"))
+    except (ValueError, AttributeError):
+        raise ConfigurationError(f"max_time must be DD:HH:MM:SS, for instance 00:08:00:00 for eight hours, got {max_time!r}") from None
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+
+
+def _config(trainer: LemonadeTrainer, data: TaskData) -> dict[str, Any]:
+    """Returns the configuration as JSON values."""
+    return {
+        "objectives": [objective.key for objective in trainer.objectives],
+        "limits": {key: [low, high if high != float("inf") else None] for key, (low, high) in trainer.limits.ranges.items()},
+        "max_generations": trainer.max_generations,
+        "max_seconds": trainer.max_seconds,
+        "proposals": trainer.proposals,
+        "accepted": trainer.accepted,
+        "training": asdict(trainer.training),
+        "inherit": trainer.inherit,
+        "sampling": trainer.sampling,
+        "seed": trainer.seed,
+        "calibration_size": trainer.calibration_size,
+        "threads_per_child": torch.get_num_threads(),
+        "data": f"{type(data.inner).__module__}.{type(data.inner).__qualname__}",
+        "trainer": {name: str(value) for name, value in trainer.trainer_kwargs.items()},
+    }
+
+
