@@ -5,9 +5,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from rich.console import Console
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 PHASES = ("propose", "inherit", "fit", "validate", "record", "other")
 _NOT_FLAGS = frozenset({"space", "module", "callbacks", "logger"})
 _DEFAULT_DATA = "lightning_lemonade.datamodules.DigitsDataModule"
-_INSTEAD = {
-    "max_epochs": "use --epochs",
-    "min_epochs": "use --epochs",
+_INSTEAD = {  # where the flag isn't called as the argument is in Python
+    "max_epochs": "use --epochs and --initial_epochs",
+    "min_epochs": "use --epochs and --initial_epochs",
+    "max_steps": "use --epochs and --initial_epochs",
+    "min_steps": "use --epochs and --initial_epochs",
     "default_root_dir": "use --run_dir",
+    "fast_dev_run": "use --max_generations 1 with few --proposals",
     "logger": "use --wandb",
-    "callbacks": "give callbacks to LemonadeTrainer in Python",
-    "fast_dev_run": "use --max_generations 1 --proposals 4 --accepted 2 --epochs 1 --initial_epochs 1",
+    "callbacks": "callbacks can be given in Python alone",
 }
 
 
@@ -41,12 +43,13 @@ class _Parser(ArgumentParser):
 
 
 class _Keeper(SearchCallback):
-    """Keeps the search's records for the summary."""
+    """Keeps what there is to print at the end: then the history is closed."""
 
-    search: SearchInfo | None = None
+    summary: dict[str, Any] | None = None
+    run_dir: Path = Path()
 
     def on_search_end(self, search: SearchInfo) -> None:
-        self.search = search
+        self.summary, self.run_dir = run_summary(search), search.run_dir
 
 
 def main(args: list[str] | None = None) -> int:
@@ -66,15 +69,16 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except SystemExit as stop:  # --help and --print_config; Lightning turns Ctrl-C into exit(1)
-        if _was_interrupted(stop):
+        if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(stop)):
             return 130
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
 
-def _was_interrupted(error: BaseException | None) -> bool:
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error, what it was raised from or during, and so on."""
+    while error is not None:
+        yield error
         error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _run(args: list[str]) -> int:
@@ -91,8 +95,20 @@ def _run(args: list[str]) -> int:
     if settings.command == "show":
         _show(settings.show.run, as_json=settings.show.json)
     else:
-        _search(parser.instantiate_classes(settings).search)
+        _search(_instantiated(parser, settings).search)
     return 0
+
+
+def _instantiated(parser: ArgumentParser, settings: Namespace) -> Namespace:
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # the name since jsonargparse 4.49, and before
+    try:
+        return cast(Namespace, instantiate(settings))
+    except (TypeError, ValueError) as error:
+        causes = list(_causes(error))
+        for cause in causes:
+            if isinstance(cause, LemonadeError):  # jsonargparse wraps what a data module raises
+                raise cause from error
+        raise ConfigurationError(f"the data module can't be made: {type(causes[-1]).__name__}: {causes[-1]}") from error
 
 
 def _prepare_search(parser: _Parser, args: list[str]) -> list[str]:
@@ -103,12 +119,13 @@ def _prepare_search(parser: _Parser, args: list[str]) -> list[str]:
     from lightning_lemonade.trainer import RESERVED, LemonadeTrainer  # noqa: PLC0415
 
     own = _own_names(LemonadeTrainer)
-    _refuse_reserved(args, RESERVED - (own - _NOT_FLAGS))
+    reserved = set(RESERVED)
+    _refuse_reserved(args, {name: why for name, why in RESERVED.items() if name not in own - _NOT_FLAGS})
     if os.getcwd() not in sys.path:  # a console script can't import the user's own data module otherwise
         sys.path.append(os.getcwd())
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of these arguments")
-    added = parser.add_class_arguments(LemonadeTrainer, skip=set(_NOT_FLAGS | (RESERVED - own)), instantiate=False)
-    parser.add_class_arguments(pl.Trainer, skip=set(RESERVED | own | set(added)), instantiate=False)
+    added = parser.add_class_arguments(LemonadeTrainer, skip=set(_NOT_FLAGS | (reserved - own)), instantiate=False)
+    parser.add_class_arguments(pl.Trainer, skip=reserved | own | set(added), instantiate=False)
     parser.add_subclass_arguments(pl.LightningDataModule, "data", help="the data module: a class's name or path")
     parser.set_defaults({"data": {"class_path": _DEFAULT_DATA}})
     parser.add_argument("--wandb", choices=["offline", "online", "disabled"], help="log the population to Weights & Biases")
@@ -120,13 +137,12 @@ def _own_names(trainer: "type[LemonadeTrainer]") -> set[str]:
     return {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
 
 
-def _refuse_reserved(args: Sequence[str], reserved: frozenset[str]) -> None:
+def _refuse_reserved(args: Sequence[str], reserved: Mapping[str, str]) -> None:
     for arg in args:
         name = arg.removeprefix("--").split("=")[0].split(".")[0]
         if arg.startswith("--") and name in reserved:
-            raise ConfigurationError(
-                f"--{name} can't be given, the search sets it for each training: {_INSTEAD.get(name, 'leave it out')}."
-            )
+            reason = _INSTEAD.get(name, reserved[name])
+            raise ConfigurationError(f"--{name} can't be given to a search: {reason}")
 
 
 def _with_lists(args: Sequence[str]) -> list[str]:
@@ -157,8 +173,8 @@ def _search(settings: Namespace) -> None:
     if settings.wandb is not None:
         callbacks.append(WandbPopulationLogger(mode=settings.wandb))
     LemonadeTrainer(callbacks=callbacks, **given).search(settings.data)
-    if keeper.search is not None:  # rank 0 alone has the events
-        _print_run(keeper.search)
+    if keeper.summary is not None:  # rank 0 alone has the events
+        _print_run(keeper.summary, keeper.run_dir)
 
 
 def open_run(run: Path) -> SearchInfo:
@@ -183,7 +199,7 @@ def _show(run: str, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(_finite(run_summary(search)), allow_nan=False) + "\n")
     else:
-        _print_run(search)
+        _print_run(run_summary(search), search.run_dir)
 
 
 def run_summary(search: SearchInfo) -> dict[str, Any]:
@@ -218,8 +234,8 @@ def _finite(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
     return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _print_run(search: SearchInfo) -> None:
-    summary, console = run_summary(search), Console(soft_wrap=True)
+def _print_run(summary: Mapping[str, Any], run_dir: Path) -> None:
+    console = Console(soft_wrap=True)
     table = Table(title="Pareto front")
     keys = [o["name"] for o in summary["objectives"]]
     for title in ("id", "parent", *("validation error" if key == "error" else key for key in keys), "test error", "epochs"):
@@ -231,7 +247,7 @@ def _print_run(search: SearchInfo) -> None:
     hypervolume = summary["hypervolume"]
     console.print(f"hypervolume: {_text(hypervolume[-1] if hypervolume else None)} after {len(hypervolume)} generations")
     console.print("seconds: " + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in summary["seconds"].items()))
-    console.print(f"run directory: {search.run_dir}", markup=False, highlight=False)
+    console.print(f"run directory: {run_dir}", markup=False, highlight=False)
 
 
 def _text(value: float | None) -> str:

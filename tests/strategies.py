@@ -119,7 +119,11 @@ class _Growing:
         assert source is not None
         image = len(self.shapes[source]) == 3
         kinds = ["activation", "dropout", "identity", "join", "concat"]
-        kinds += ["conv", "conv", "depthwise", "grouped", "norm", "pool", "adaptive", "residual", "gate", "twins"] if image else ["linear"]
+        kinds += (
+            ["conv", "conv", "depthwise", "grouped", "norm", "pool", "adaptive", "residual", "mirror", "gate", "twins"]
+            if image
+            else ["linear"]
+        )
         getattr(self, f"_{self.rng.choice(kinds)}")(source)
 
     def _activation(self, source: str) -> str:
@@ -197,6 +201,13 @@ class _Growing:
         """Add, Mul or Mix with nodes of one shape: existing ones, or the same node twice."""
         alike = [name for name, shape in self.shapes.items() if shape == self.shapes[source]]
         return self._joined([source, *self.rng.choices(alike, k=self.rng.randint(1, 2))])
+
+    def _mirror(self, source: str) -> str:
+        """A join with a convolution of the same shape: cuts in the source go over into its filters."""
+        channels, *size = self.shapes[source]
+        other = self.pick(lambda shape: list(shape[1:]) == size)
+        assert other is not None
+        return self._joined([source, self._same_size_conv(other, channels, self.rng.choice([1, 3]))])
 
     def _joined(self, sources: list[str]) -> str:
         op = self.rng.choice([Add(), Mul(), Mix()])

@@ -79,19 +79,19 @@ class FakeTrainer:
         *,
         objectives: Sequence[str] = ("error", "params", "macs"),
         limits: Mapping[str, Any] | None = None,
-        space: Any = None,
+        space: object = None,
         max_generations: int | None = None,
         max_time: str | None = None,
         schedule: Literal["default", "paper"] = "default",
         inherit: bool = True,
         epochs: int | None = None,
-        module: Any = None,
-        callbacks: Any = None,
-        logger: Any = None,
+        module: object = None,
+        callbacks: object = None,
+        logger: object = None,
         run_dir: str | None = None,
-        **trainer_kwargs: Any,
+        **trainer_kwargs: Any,  # noqa: ANN401  (Lightning's own)
     ) -> None:
-        self.callbacks = callbacks
+        self.callbacks: Any = callbacks
         self.arguments = {
             "objectives": objectives,
             "limits": limits,
@@ -101,7 +101,7 @@ class FakeTrainer:
             **trainer_kwargs,
         }
 
-    def search(self, datamodule: Any) -> None:
+    def search(self, datamodule: object) -> None:
         type(self).calls.append((self.arguments, datamodule))
         if self.raises is not None:
             raise self.raises
@@ -119,7 +119,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], Any]]:
     trainer, callbacks = types.ModuleType("trainer"), types.ModuleType("callbacks")
     FakeTrainer.calls, FakeTrainer.raises = [], None
     trainer.LemonadeTrainer = FakeTrainer  # type: ignore[attr-defined]
-    trainer.RESERVED = frozenset({"max_epochs", "min_epochs", "max_time", "logger", "callbacks", "default_root_dir"})  # type: ignore[attr-defined]
+    trainer.RESERVED = dict.fromkeys(("max_epochs", "max_time", "logger", "callbacks", "default_root_dir", "barebones"), "the reason")  # type: ignore[attr-defined]
     callbacks.SearchProgressBar = SearchCallback  # type: ignore[attr-defined]
     callbacks.WandbPopulationLogger = FakeWandb  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "lightning_lemonade.trainer", trainer)
@@ -161,6 +161,7 @@ def test_search_reads_its_own_printed_configuration(calls: list[Any], tmp_path: 
         (["search", "--max_epochs", "3"], "use --epochs"),
         (["search", "--default_root_dir=x"], "use --run_dir"),
         (["search", "--logger", "true"], "use --wandb"),
+        (["search", "--barebones", "true"], "the reason"),
         (["search", "--max_generations", "many"], "max_generations"),
         (["search", "--data.batch_size", "0"], "batch_size=0"),
         (["search", "--config", "missing.yaml"], "missing.yaml"),
@@ -243,10 +244,10 @@ def test_a_tiny_search(tmp_path: Path) -> None:
     small = ["--max_generations", "1", "--proposals", "4", "--accepted", "2", "--epochs", "1", "--initial_epochs", "1"]
     run = str(tmp_path / "run")
     search = [*command, "search", *small, "--run_dir", run, "--accelerator", "cpu"]
-    done = subprocess.run(search, capture_output=True, text=True, timeout=500, cwd=tmp_path)
+    done = subprocess.run(search, check=False, capture_output=True, text=True, timeout=500, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert run in done.stdout
-    shown = subprocess.run([*command, "show", run, "--json"], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    shown = subprocess.run([*command, "show", run, "--json"], check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     summary = json.loads(shown.stdout)
     assert len(summary["hypervolume"]) == 2

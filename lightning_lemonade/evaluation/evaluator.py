@@ -1,7 +1,9 @@
 """One child: inherit, measure, fine-tune, validate."""
 
+import logging
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch import Generator, Tensor
 
 from lightning_lemonade.errors import EvaluationError
@@ -80,7 +83,7 @@ class Evaluator:
         seconds = {"inherit": 0.0, "fit": 0.0, "validate": 0.0}
         child = request.child
         try:
-            with seeded(derived_seed(self.seed, "fit", child.id)):
+            with quiet(), seeded(derived_seed(self.seed, "fit", child.id)):
                 return self._evaluate(request, seconds)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C inside fit
             raise KeyboardInterrupt from stop
@@ -137,7 +140,8 @@ class Evaluator:
         """Returns a module's metrics on a split (`val` or `test`) by name."""
         data.evaluated_split = split
         arguments = self._arguments() | {"use_distributed_sampler": False}  # every rank sees each sample once
-        results = pl.Trainer(**arguments).validate(module, datamodule=data, verbose=False)
+        with quiet():
+            results = pl.Trainer(**arguments).validate(module, datamodule=data, verbose=False)
         return {name: float(value) for name, value in results[0].items()}
 
     def _arguments(self) -> dict[str, Any]:
@@ -171,6 +175,21 @@ def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
         yield
     finally:
         seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Lightning's lines about devices, tips and few batches, which it would repeat for every child, off the terminal."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=PossibleUserWarning)
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 @contextmanager

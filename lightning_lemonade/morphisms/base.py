@@ -9,11 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Generator, Tensor, fx
 
 from lightning_lemonade.errors import MutationError, SpecError
-from lightning_lemonade.graph import GraphSpec, build, spec_of
-from lightning_lemonade.morphisms.state import State, load_state
+from lightning_lemonade.graph import GraphSpec, spec_of
+from lightning_lemonade.graph.ops import shown
+from lightning_lemonade.morphisms.state import State, network_with
 
 Site = tuple[str, ...]
 """Where a mutation applies: one node id for each of its site fields."""
@@ -36,6 +38,9 @@ class Mutation(ABC):
     exact: ClassVar[bool]
     """Whether the child computes the parent's function (a morphism) or approximates it."""
     site_fields: ClassVar[tuple[str, ...]] = ("node",)
+    together: ClassVar[bool] = False
+    """Whether all sites change in one step, since they may share what changes: `rewrite_at` and `transfer_at` then get one site, which holds the
+    nodes of all. Otherwise the sites change one after the other."""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Registers the kind.
@@ -54,18 +59,20 @@ class Mutation(ABC):
         """Normalises the sites.
 
         Raises:
-            MutationError: if a site is no node id, or the fields name different numbers of sites.
+            MutationError: if a site is no node id or named twice, or the fields name different numbers of sites.
         """
         columns = []
         for name in self.site_fields:
             value = getattr(self, name)
             column = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
             if not 0 < len(column) <= MAX_SITES or not all(isinstance(node_id, str) for node_id in column):
-                raise MutationError(f"{self.kind}: {name} must be a node id or a list of node ids, got {value!r}")
+                raise MutationError(f"{self.kind}: {name} must be a node id or a list of node ids, got {shown(value)}")
             object.__setattr__(self, name, column[0] if len(column) == 1 else column)
             columns.append(column)
         if len(set(map(len, columns))) != 1:
             raise MutationError(f"{self.kind}: {', '.join(self.site_fields)} must name equally many nodes")
+        if len(set(self.places)) != len(self.places):
+            raise MutationError(f"{self.kind}: a site is named twice")
 
     @property
     def places(self) -> tuple[Site, ...]:
@@ -109,19 +116,26 @@ class Mutation(ABC):
         return self._steps(spec)[-1][2]
 
     def _steps(self, spec: GraphSpec) -> list[tuple[Site, GraphSpec, GraphSpec]]:
-        """Returns (site, graph before, graph after), site by site."""
+        """Returns (site, graph before, graph after), step by step."""
         steps = []
-        for site in self.places:
-            if site not in self.sites(spec):
-                where = ", ".join(f"{name}={node}" for name, node in zip(self.site_fields, site, strict=True))
-                raise MutationError(f"{self.kind} doesn't apply at {where}; {type(self).__name__}.sites(spec) lists where it does")
+        for places in [self.places] if self.together else [(place,) for place in self.places]:
+            self._check(spec, places)
+            site = tuple(node_id for place in places for node_id in place)
             try:
                 after = self.rewrite_at(spec, site)
-            except SpecError as error:
-                raise MutationError(f"{self} gives no valid graph: {error}") from error
+            except (SpecError, ValueError) as error:  # ValueError: a node with too many channels
+                raise MutationError(f"{shown(str(self))} gives no valid graph: {error}") from error
             steps.append((site, spec, after))
             spec = after
         return steps
+
+    def _check(self, spec: GraphSpec, places: tuple[Site, ...]) -> None:
+        """Raises MutationError if a place is none of the sites of a graph."""
+        possible = set(self.sites(spec))
+        for place in places:
+            if place not in possible:
+                where = ", ".join(f"{name}={shown(node_id)}" for name, node_id in zip(self.site_fields, place, strict=True))
+                raise MutationError(f"{self.kind} doesn't apply at {where}; {type(self).__name__}.sites(spec) lists where it does")
 
     def transfer(
         self,
@@ -137,25 +151,29 @@ class Mutation(ABC):
             parent: the graph before the change.
             state: its weights; left as they are. Tensors that the change doesn't touch are the parent's own, not copies.
             child: the graph after the change, as `rewrite` gave it.
-            calibration: (batch, *parent.input_shape), training samples without augmentation.
+            calibration: (batch, *parent.input_shape), at least two training samples, without augmentation.
             generator: a CPU generator; all draws of new weights come from it.
 
         Returns:
             The child's state dict.
 
         Raises:
-            MutationError: if `child` isn't what this mutation makes of `parent`.
+            MutationError: if `child` isn't what this mutation makes of `parent`, or the calibration batch doesn't fit `parent`.
         """
         steps = self._steps(parent)
         if steps[-1][2] != child:
-            raise MutationError(f"{self}: the child's graph isn't what this mutation makes of the parent's")
+            raise MutationError(f"{shown(str(self))}: the child's graph isn't what this mutation makes of the parent's")
+        if len(calibration) < 2 or tuple(calibration.shape[1:]) != parent.input_shape:
+            given, wanted = tuple(calibration.shape), ", ".join(map(str, parent.input_shape))
+            raise MutationError(f"the calibration batch must have the shape (2 or more, {wanted}), got {given}")
         weights = dict(state)
-        for site, before, after in steps:
-            weights = self.transfer_at(before, weights, after, site, calibration, generator)
+        with torch.no_grad():
+            for site, before, after in steps:
+                weights = self.transfer_at(before, weights, after, site, calibration, generator)
         return weights
 
     def apply(self, network: fx.GraphModule, calibration: Tensor, generator: Generator) -> fx.GraphModule:
-        """Returns a changed copy of a network; the network itself stays as it is. For use without a search.
+        """Returns a changed copy of a network, of its precision and on its device; the network itself stays as it is. For use without a search.
 
         Args:
             network: made by `lightning_lemonade.graph.build`.
@@ -168,8 +186,7 @@ class Mutation(ABC):
         parent = spec_of(network)
         child = self.rewrite(parent)
         state = {name: tensor.detach() for name, tensor in network.state_dict().items()}
-        changed = build(child)
-        load_state(changed, self.transfer(parent, state, child, calibration, generator))
+        changed = network_with(child, self.transfer(parent, state, child, calibration, generator))
         return changed.train(network.training)
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,12 +219,12 @@ def mutation_from_dict(data: object) -> Mutation:
         raise MutationError(f"a mutation must be an object, got {type(data).__name__}")
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise MutationError(f"unknown mutation kind {kind!r}; known: {', '.join(sorted(KINDS))}")
+        raise MutationError(f"unknown mutation kind {shown(kind)}; known: {', '.join(sorted(KINDS))}")
     arguments = {name: value for name, value in data.items() if name != "kind"}
     known = {field.name for field in dataclasses.fields(KINDS[kind])}
-    unknown = sorted(map(repr, set(arguments) - known))
+    unknown = sorted(map(shown, set(arguments) - known))
     if unknown:
-        raise MutationError(f"{kind} has no argument {', '.join(unknown)}; it has: {', '.join(sorted(known))}")
+        raise MutationError(f"{kind} has no argument {', '.join(unknown[:6])}; it has: {', '.join(sorted(known))}")
     try:
         return KINDS[kind](**arguments)
     except TypeError as error:

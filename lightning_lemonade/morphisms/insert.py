@@ -7,6 +7,7 @@ from torch import Generator, Tensor, nn
 
 from lightning_lemonade.errors import MutationError
 from lightning_lemonade.graph import Activation, BatchNorm2d, Conv2d, GraphSpec, Node
+from lightning_lemonade.graph.ops import shown
 from lightning_lemonade.morphisms.base import Mutation, Site
 from lightning_lemonade.morphisms.state import State, output_moments
 
@@ -33,7 +34,7 @@ class InsertConvBlock(Mutation):
         super().__post_init__()
         size = self.kernel_size
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 31 or size % 2 == 0:
-            raise MutationError(f"insert_conv_block: kernel_size must be odd and between 1 and 31, got {size!r}")
+            raise MutationError(f"insert_conv_block: kernel_size must be odd and between 1 and 31, got {shown(size)}")
 
     @classmethod
     def sites(cls, spec: GraphSpec) -> list[Site]:
@@ -84,5 +85,5 @@ def identity_batch_norm(node_id: str, mean: Tensor, variance: Tensor, eps: float
         f"{node_id}.bias": mean.clone(),
         f"{node_id}.running_mean": mean.clone(),
         f"{node_id}.running_var": variance.clone(),
-        f"{node_id}.num_batches_tracked": torch.tensor(0),
+        f"{node_id}.num_batches_tracked": torch.zeros((), dtype=torch.int64, device=mean.device),
     }

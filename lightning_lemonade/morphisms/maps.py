@@ -5,14 +5,15 @@ one. A mutation gives the maps of the nodes it changes; `propagate` follows them
 """
 
 from collections.abc import Mapping
+from functools import partial
 from math import prod
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from lightning_lemonade.errors import MutationError
 from lightning_lemonade.graph import Concat, Conv2d, Flatten, GraphSpec, Input, Linear, Node
-from lightning_lemonade.morphisms.state import State
+from lightning_lemonade.morphisms.state import State, as_calibrating, like_weights, network_with
 
 NEW = -1
 
@@ -101,7 +102,7 @@ def carry(
 
     New filters are drawn from a normal distribution with the root mean square of the layer's other weights, so that they are as active as their
     neighbours; what old filters read from new channels is zero, so that the function stays (types I and II of the paper, section 2). New channels of a
-    batch norm get the mean scale and shift of the others. Tensors that nothing touches are the parent's own.
+    batch norm get the mean scale of the others and no shift; `settle` gives them their statistics. Tensors that nothing touches are the parent's own.
 
     Args:
         parent: the graph before the change.
@@ -142,7 +143,7 @@ def _carry_vector(name: str, tensor: Tensor, rows: Tensor) -> Tensor:
     carried = tensor[rows.clamp(min=0)].clone()
     kind = name.rpartition(".")[2]
     if kind == "weight":  # a batch norm's scale
-        carried[new] = tensor.abs().mean()
+        carried[new] = _or(tensor.abs().mean(), 1.0)
     elif kind == "running_var":
         carried[new] = 1.0
     else:
@@ -156,9 +157,52 @@ def _carry_matrix(tensor: Tensor, rows: Tensor, columns: Tensor, generator: Gene
     carried[:, columns == NEW] = 0.0
     new = rows == NEW
     if new.any():
-        scale = tensor.square().mean().sqrt()
-        if scale == 0:
-            scale = torch.tensor((2.0 / max(1, prod(tensor.shape[1:]))) ** 0.5, dtype=tensor.dtype)
-        shape = (int(new.sum()), *carried.shape[1:])
-        carried[new] = torch.randn(shape, generator=generator, dtype=tensor.dtype) * scale
+        scale = _or(tensor.square().mean().sqrt(), (2.0 / prod(tensor.shape[1:])) ** 0.5)
+        drawn = torch.randn((int(new.sum()), *carried.shape[1:]), generator=generator, dtype=tensor.dtype)
+        carried[new] = drawn.to(tensor.device) * scale
     return carried
+
+
+def _or(scale: Tensor, fallback: float) -> Tensor:
+    """Returns a scale, or the fallback where it is zero: what starts at zero on both sides of a unit never learns."""
+    return torch.where(scale == 0, fallback, scale)
+
+
+def settle(child: GraphSpec, weights: State, maps: Mapping[str, Tensor], x: Tensor) -> State:
+    """Returns a child's weights with new channels set to what a batch shows: no new filter is silent, and new batch norm statistics are measured.
+
+    A new filter whose outputs are almost all negative would be dead behind a ReLU, and with zero weights behind it, it could never recover; its sign is
+    turned. Source: ours.
+
+    Args:
+        child: the graph.
+        weights: as `carry` gave them.
+        maps: see `propagate`.
+        x: the calibration batch (batch, *input shape).
+    """
+    fresh = {node_id: mapping == NEW for node_id, mapping in maps.items() if (mapping == NEW).any()}
+    network = as_calibrating(network_with(child, weights))
+    for node_id, new in fresh.items():
+        if isinstance(child[node_id].op, Conv2d | Linear):
+            network.get_submodule(node_id).register_forward_hook(partial(_turn_silent, new))
+    with torch.no_grad():
+        network(like_weights(x, weights))
+    settled = dict(weights)
+    for name, measured in network.state_dict().items():
+        node_id, _, kind = name.partition(".")
+        if node_id in fresh and measured.ndim:
+            turns = kind == "weight" and measured.ndim > 1
+            if turns or kind.startswith("running_"):
+                new = fresh[node_id].to(measured.device).reshape(-1, *[1] * (measured.ndim - 1))
+                settled[name] = torch.where(new, measured, weights[name])
+    return settled
+
+
+def _turn_silent(new: Tensor, module: nn.Module, _: tuple[Tensor, ...], values: Tensor) -> Tensor:
+    """Turns the sign of new filters of which fewer than one in twenty outputs are positive. Their bias is zero, so the outputs turn, too."""
+    dims = [d for d in range(values.ndim) if d != 1]
+    silent = 20 * (values > 0).sum(dims) < (values < 0).sum(dims)
+    sign = torch.where(silent & new.to(values.device), -1, 1).to(values.dtype)
+    weight = module.get_parameter("weight")
+    weight.mul_(sign.reshape(-1, *[1] * (weight.ndim - 1)))
+    return values * sign.reshape(-1, *[1] * (values.ndim - 2))

@@ -9,9 +9,10 @@ from torch import Generator, Tensor
 
 from lightning_lemonade.errors import MutationError
 from lightning_lemonade.graph import Conv2d, GraphSpec, Linear
+from lightning_lemonade.graph.ops import shown
 from lightning_lemonade.morphisms.base import Mutation, Site
-from lightning_lemonade.morphisms.maps import NEW, carry, identity, propagate, segment_map
-from lightning_lemonade.morphisms.state import State, batch_norm_statistics, reestimated
+from lightning_lemonade.morphisms.maps import NEW, carry, identity, propagate, segment_map, settle
+from lightning_lemonade.morphisms.state import State, reestimated
 
 
 def resizable(spec: GraphSpec) -> list[Site]:
@@ -19,6 +20,11 @@ def resizable(spec: GraphSpec) -> list[Site]:
     layers = [node.id for node in spec.nodes if isinstance(node.op, Conv2d | Linear)]
     layers = [node_id for node_id in layers if not _is_depthwise(spec, node_id)]
     return [(node_id,) for node_id in layers if not spec.channels.frozen_reason(node_id)]
+
+
+def _groups(spec: GraphSpec, site: Site) -> dict[int, int]:
+    """Returns the sizes of the channel groups of some layers, each once: layers that are tied together change once."""
+    return {group: spec.channels.groups[group].size for node_id in site for group in spec.channels.groups_of(node_id)}
 
 
 def _is_depthwise(spec: GraphSpec, node_id: str) -> bool:
@@ -53,6 +59,7 @@ class Widen(Mutation):
 
     kind = "widen"
     exact = True
+    together = True
     node: str | tuple[str, ...]
     factor: float = 2.0
 
@@ -60,7 +67,7 @@ class Widen(Mutation):
         """Checks the factor."""
         super().__post_init__()
         if isinstance(self.factor, bool) or not isinstance(self.factor, int | float) or not 1 < self.factor <= 64:
-            raise MutationError(f"widen: factor must be more than 1 and at most 64, got {self.factor!r}")
+            raise MutationError(f"widen: factor must be more than 1 and at most 64, got {shown(self.factor)}")
 
     @classmethod
     def sites(cls, spec: GraphSpec) -> list[Site]:
@@ -72,8 +79,7 @@ class Widen(Mutation):
         return resized(spec, self._sizes(spec, site))
 
     def _sizes(self, spec: GraphSpec, site: Site) -> dict[int, int]:
-        groups = spec.channels.groups_of(site[0])
-        return {g: ceil(spec.channels.groups[g].size * self.factor) for g in groups}
+        return {group: ceil(round(size * self.factor, 6)) for group, size in _groups(spec, site).items()}
 
     def transfer_at(
         self,
@@ -90,11 +96,7 @@ class Widen(Mutation):
             old = parent.channels.groups[group].size
             groups[group] = torch.cat([identity(old), torch.full((size - old,), NEW)])
         weights, maps = _carry_groups(parent, state, child, groups, generator)
-        for name, measured in batch_norm_statistics(child, weights, calibration).items():
-            new = maps[name.partition(".")[0]] == NEW
-            if new.any():
-                weights[name] = torch.where(new, measured, weights[name])
-        return weights
+        return settle(child, weights, maps, calibration)
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class PruneFilters(Mutation):
 
     kind = "prune_filters"
     exact = False
+    together = True
     node: str | tuple[str, ...]
     fraction: float = 0.5
 
@@ -117,7 +120,7 @@ class PruneFilters(Mutation):
         """Checks the fraction."""
         super().__post_init__()
         if isinstance(self.fraction, bool) or not isinstance(self.fraction, int | float) or not 0 < self.fraction < 1:
-            raise MutationError(f"prune_filters: fraction must be between 0 and 1, got {self.fraction!r}")
+            raise MutationError(f"prune_filters: fraction must be between 0 and 1, got {shown(self.fraction)}")
 
     @classmethod
     def sites(cls, spec: GraphSpec) -> list[Site]:
@@ -130,8 +133,7 @@ class PruneFilters(Mutation):
         return resized(spec, self._sizes(spec, site))
 
     def _sizes(self, spec: GraphSpec, site: Site) -> dict[int, int]:
-        sizes = {g: spec.channels.groups[g].size for g in spec.channels.groups_of(site[0])}
-        return {g: max(1, min(size - 1, round(size * (1 - self.fraction)))) for g, size in sizes.items()}
+        return {group: max(1, min(size - 1, round(size * (1 - self.fraction)))) for group, size in _groups(spec, site).items()}
 
     def transfer_at(
         self,
@@ -167,7 +169,7 @@ def _carry_groups(
 
 def _filter_norms(spec: GraphSpec, state: State, group: int) -> Tensor:
     """Returns the sum of absolute weights of each channel of a group over all its producers: (channels,)."""
-    total = torch.zeros(spec.channels.groups[group].size)
+    total = torch.zeros(spec.channels.groups[group].size, dtype=torch.float64)
     for node_id in spec.channels.groups[group].producers:
         rows = state[f"{node_id}.weight"].abs().flatten(1).sum(1).to(total)
         start = 0

@@ -23,8 +23,8 @@ from lightning_lemonade.graph import (
     Pool2d,
 )
 from lightning_lemonade.morphisms.base import Mutation, Site
-from lightning_lemonade.morphisms.maps import NEW, carry, identity, propagate
-from lightning_lemonade.morphisms.state import State, batch_norm_statistics, reestimated
+from lightning_lemonade.morphisms.maps import NEW, carry, identity, propagate, settle
+from lightning_lemonade.morphisms.state import State, like_weights, reestimated
 
 
 def _ends(spec: GraphSpec) -> list[Node]:
@@ -91,7 +91,7 @@ class AddSkip(Mutation):
         generator: Generator,
     ) -> State:
         """See `Mutation.transfer_at`."""
-        return state | {f"{parent.fresh_ids(1)[0]}.gate": torch.ones((), dtype=calibration.dtype)}
+        return state | {f"{parent.fresh_ids(1)[0]}.gate": like_weights(torch.ones(()), state)}
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,7 @@ class ConcatSkip(Mutation):
         source, target = (parent.shapes[node_id][0] for node_id in site)
         joined = torch.cat([identity(target), torch.full((source,), NEW)])
         maps = propagate(parent, child, {parent.fresh_ids(1)[0]: joined})
-        weights = carry(parent, state, child, maps, generator)
-        for name, measured in batch_norm_statistics(child, weights, calibration).items():
-            new = maps[name.partition(".")[0]] == NEW
-            if new.any():
-                weights[name] = torch.where(new, measured, weights[name])
-        return weights
+        return settle(child, carry(parent, state, child, maps, generator), maps, calibration)
 
 
 def _width_is_free(spec: GraphSpec) -> dict[str, bool]:

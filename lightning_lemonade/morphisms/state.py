@@ -12,27 +12,36 @@ State = dict[str, Tensor]
 """A network's state dict: `<node id>.<tensor>` -> tensor."""
 
 
-def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_state(network: nn.Module, state: Mapping[str, Tensor], *, assign: bool = False) -> None:
     """Copies weights into a network.
+
+    Args:
+        network: changed in place.
+        state: its new weights.
+        assign: let the network hold these tensors themselves, in their precision and on their device, instead of copies.
 
     Raises:
         MutationError: if a tensor is missing, superfluous or of another shape.
     """
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(state, assign=assign)
     except RuntimeError as error:
         raise MutationError(f"these weights don't belong to this network: {error}") from error
 
 
 def network_with(spec: GraphSpec, state: Mapping[str, Tensor]) -> fx.GraphModule:
-    """Returns a network that holds copies of the weights; draws nothing from a generator."""
+    """Returns a network that holds copies of the weights, in their precision and on their device; draws nothing from a generator.
+
+    Raises:
+        MutationError: if the weights don't belong to this spec.
+    """
     with torch.device("meta"):
         network = build(spec)
-    network.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
+    load_state(network, {name: tensor.detach().clone() for name, tensor in state.items()}, assign=True)
     return network
 
 
-def _as_calibrating(network: fx.GraphModule) -> fx.GraphModule:
+def as_calibrating(network: fx.GraphModule) -> fx.GraphModule:
     """Lets batch norms use the batch's statistics and keep them as running ones; dropout stays off."""
     network.eval()
     for module in network.modules():
@@ -56,7 +65,7 @@ def output_moments(spec: GraphSpec, state: Mapping[str, Tensor], node_id: str, x
     Returns:
         Two tensors of shape (channels,).
     """
-    network = _as_calibrating(network_with(spec, state))
+    network = as_calibrating(network_with(spec, state))
     values = record_outputs(network, [node_id], like_weights(x, state))[node_id]
     dims = [d for d in range(values.ndim) if d != 1]
     return values.mean(dims), values.var(dims, unbiased=False)
@@ -67,7 +76,7 @@ def batch_norm_statistics(spec: GraphSpec, state: Mapping[str, Tensor], x: Tenso
     ids = [node.id for node in spec.nodes if isinstance(node.op, BatchNorm2d)]
     if not ids:
         return {}
-    network = _as_calibrating(network_with(spec, state))
+    network = as_calibrating(network_with(spec, state))
     with torch.no_grad():
         network(like_weights(x, state))
     measured = network.state_dict()

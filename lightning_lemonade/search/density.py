@@ -32,7 +32,7 @@ class CheapDensity:
 
     def log_density(self, points: Array) -> Array:
         """Returns the floored log density of points (m, cheap objectives): (m,); zeros where it is uniform."""
-        if self._kde is None:
+        if self._kde is None or len(points) == 0:
             return np.zeros(len(points))
         return np.asarray(np.maximum(self._score(_logs(points)), self._floor))
 

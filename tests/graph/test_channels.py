@@ -1,5 +1,6 @@
 """Channel groups: whatever is resized with its group stays valid, and groups are no larger than they must be."""
 
+import itertools
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -181,39 +182,38 @@ class Reference:
 
     def row(self, node: Node, spec: GraphSpec) -> list[tuple[str, int, int]]:
         read = [self.rows[source] for source in node.inputs]
-        made = [(node.id, channel, 1) for channel in range(spec.shapes[node.id][0])]
         match node.op:
-            case Input():
-                self.freeze(made)
-                return made
             case Concat():
                 return [entry for row in read for entry in row]
             case Flatten():
                 positions = prod(spec.input_shapes(node.id)[0][1:])
                 return [(producer, channel, repeat * positions) for producer, channel, repeat in read[0]]
-            case Conv2d() if node.op.is_depthwise(len(read[0])):
-                for (a, i, _), (b, j, _) in zip(made, read[0], strict=True):
-                    self.tie((a, i), (b, j))
-                return made
-            case Conv2d():
-                if node.op.groups > 1:
-                    self.freeze([*made, *read[0]])
-                return made
-            case Linear():
-                return made
-            case Join():
-                for row in read:
-                    if [repeat for *_, repeat in row] != [repeat for *_, repeat in read[0]]:
-                        self.regular = False
-                        continue
-                    for (a, i, _), (b, j, _) in zip(read[0], row, strict=True):
-                        self.tie((a, i), (b, j))
-                return read[0]
+            case Input() | Conv2d() | Linear():
+                return self.made(node, read, spec.shapes[node.id][0])
             case Output():
                 self.freeze(read[0])
             case _:
-                assert isinstance(node.op, PassThrough)
+                assert isinstance(node.op, Join | PassThrough)
+                for row in read:
+                    self.join(read[0], row)
         return read[0]
+
+    def made(self, node: Node, read: list[list[tuple[str, int, int]]], channels: int) -> list[tuple[str, int, int]]:
+        row = [(node.id, channel, 1) for channel in range(channels)]
+        if isinstance(node.op, Input):
+            self.freeze(row)
+        elif isinstance(node.op, Conv2d) and node.op.is_depthwise(len(read[0])):
+            self.join(read[0], row)
+        elif isinstance(node.op, Conv2d) and node.op.groups > 1:
+            self.freeze([*row, *read[0]])
+        return row
+
+    def join(self, first: list[tuple[str, int, int]], second: list[tuple[str, int, int]]) -> None:
+        if [repeat for *_, repeat in first] != [repeat for *_, repeat in second]:
+            self.regular = False
+            return
+        for (a, i, _), (b, j, _) in zip(first, second, strict=True):
+            self.tie((a, i), (b, j))
 
     def freeze(self, row: Iterable[tuple[str, int, int]]) -> None:
         self.frozen |= {(producer, channel) for producer, channel, _ in row}
@@ -227,7 +227,7 @@ class Reference:
         before: dict[tuple[str, int], set[tuple[str, int] | None]] = {}
         for row in rows.values():
             tied = [None, *(channel for channel, _ in row), None]
-            for left, right in zip(tied, tied[1:], strict=False):
+            for left, right in itertools.pairwise(tied):
                 if left is not None:
                     after.setdefault(left, set()).add(right)
                 if right is not None:
@@ -294,7 +294,8 @@ def test_cuts_travel_up_and_down_through_several_joins() -> None:
 
 def test_a_residual_stage_is_one_group_and_its_inner_channels_are_their_own() -> None:
     spec = graph(
-        x=image(), stem=conv(8, "x"), a1=conv(4, "stem"), n1=(BatchNorm2d(), "a1"), r1=(Activation(), "n1"), a2=conv(8, "r1"), s1=(Add(), "stem a2"),
+        x=image(), stem=conv(8, "x"), a1=conv(4, "stem"), n1=(BatchNorm2d(), "a1"), r1=(Activation(), "n1"), a2=conv(8, "r1"),
+        s1=(Add(), "stem a2"),
         b1=conv(4, "s1"), b2=conv(8, "b1"), last=(Add(), "b2 s1"), **HEAD
     )  # fmt: skip
     stage = groups(spec, "stem")
@@ -364,8 +365,9 @@ def test_flattened_tensors_of_one_size_join_as_their_channels_do() -> None:
 
 def test_parts_of_different_kinds_join_part_by_part() -> None:
     spec = graph(
-        x=image(), a=conv(2, "x"), b=conv(2, "x"), fa=(Flatten(), "a"), fb=(Flatten(), "b"), va=(GlobalPool2d(), "a"), c=(Linear(5), "va"),
-        d=(Linear(5), "va"), ac=(Concat(), "fa c"), bd=(Concat(), "fb d"), sum=(Add(), "ac bd"), fc=(Linear(10), "sum"), out=(Output(), "fc"),
+        x=image(), a=conv(2, "x"), b=conv(2, "x"), fa=(Flatten(), "a"), fb=(Flatten(), "b"), va=(GlobalPool2d(), "a"),
+        c=(Linear(5), "va"), d=(Linear(5), "va"), ac=(Concat(), "fa c"), bd=(Concat(), "fb d"), sum=(Add(), "ac bd"),
+        fc=(Linear(10), "sum"), out=(Output(), "fc"),
     )  # fmt: skip
     assert groups(spec, "a") == groups(spec, "b")
     assert groups(spec, "c") == groups(spec, "d")

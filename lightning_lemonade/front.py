@@ -1,0 +1,323 @@
+"""Front, Candidate and load(): the trained networks that a search found."""
+
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from torch import fx
+
+from lightning_lemonade.errors import HistoryError, LemonadeError
+from lightning_lemonade.graph import GraphSpec
+from lightning_lemonade.history import History
+from lightning_lemonade.morphisms import State, network_with
+from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord
+
+if TYPE_CHECKING:
+    from lightning_lemonade.module import LemonadeModule
+
+Format = Literal["onnx", "pt2", "folder"]
+EXAMPLE_BATCH = 2
+
+
+def load(run_dir: str | Path) -> "Front":
+    """Loads the front of a run directory; runs no pickle, imports no class that the run names, and writes nothing.
+
+    Args:
+        run_dir: what `LemonadeTrainer.search` wrote; the search may still run.
+
+    Raises:
+        HistoryError: if it isn't a run directory, or is damaged.
+    """
+    return Front(History.open(Path(run_dir)))
+
+
+class Candidate:
+    """A trained network of a search. Where a search has several tasks, the weights are the first task's.
+
+    Args:
+        record: what the history says of it.
+        history: where its weights are.
+
+    Attributes:
+        record: what the history says of it.
+    """
+
+    def __init__(self, record: CandidateRecord, history: History) -> None:
+        self.record = record
+        self._history = history
+
+    @property
+    def id(self) -> int:
+        """Its number in the search."""
+        return self.record.id
+
+    @property
+    def parent(self) -> int | None:
+        """Its parent's id; None for a starting network."""
+        return self.record.parent
+
+    @property
+    def generation(self) -> int:
+        """The generation it was made in; 0 for a starting network."""
+        return self.record.generation
+
+    @property
+    def spec(self) -> GraphSpec:
+        """Its architecture."""
+        return self.record.spec
+
+    @property
+    def objectives(self) -> Mapping[str, float]:
+        """Value by objective key."""
+        return self.record.objectives
+
+    @property
+    def start_error(self) -> float | None:
+        """Validation error with inherited weights, before training."""
+        return self.record.start_error
+
+    @property
+    def test_error(self) -> float | None:
+        """Error on the test split; None until measured."""
+        return self.record.test_error
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of its own training."""
+        return self.record.epochs
+
+    @property
+    def cumulative_epochs(self) -> int:
+        """The same with all its ancestors'."""
+        return self.record.cumulative_epochs
+
+    @property
+    def mutations(self) -> tuple[Mapping[str, Any], ...]:
+        """What was done to the parent, as JSON values, in order."""
+        return self.record.mutations
+
+    @property
+    def hash(self) -> str:
+        """Its structural hash."""
+        return self.record.hash
+
+    @cached_property
+    def network(self) -> fx.GraphModule:
+        """The network with its trained weights, on the CPU, in eval mode; built once, at the first access.
+
+        It maps (batch, *spec.input_shape) to (batch, *spec.output_shape).
+
+        Raises:
+            HistoryError: if the weights are missing or damaged.
+        """
+        return self._build()
+
+    @cached_property
+    def module(self) -> "LemonadeModule":
+        """The network as a LightningModule, to train or test it further; built once, at the first access.
+
+        Raises:
+            HistoryError: if the weights are missing or damaged.
+        """
+        from lightning_lemonade.module import LemonadeModule  # noqa: PLC0415 (Lightning takes seconds to import; most readers don't need it)
+
+        module = LemonadeModule(self.spec)
+        module.network.load_state_dict(self._build().state_dict())
+        return module
+
+    def export(self, path: str | Path, format: Format | None = None) -> Path:  # noqa: A002 (the command line's word)
+        """Writes the network, with its recorded weights, for use without this package.
+
+        Args:
+            path: the file, or the folder. What is there already is overwritten.
+            format: `onnx`, `pt2` (`torch.export`), both with a batch of any size, or `folder` (spec.json, weights.safetensors and
+                candidate.json); by default by the suffix: .onnx, .pt2, or none for a folder.
+
+        Returns:
+            The path.
+
+        Raises:
+            LemonadeError: if the format is unknown, a package is missing, the format can't express the network, or the path can't be written.
+            HistoryError: if the weights are missing or damaged.
+        """
+        path = Path(path)
+        kind = format or {".onnx": "onnx", ".pt2": "pt2", "": "folder"}.get(path.suffix.lower(), path.suffix)
+        if kind not in get_args(Format):
+            known = ", ".join(get_args(Format))
+            raise LemonadeError(f"can't export to {path}: unknown format {kind!r}. End the path in .onnx or .pt2, or give format=: {known}")
+        network = self._build()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            {"onnx": _export_onnx, "pt2": _export_pt2, "folder": self._export_folder}[kind](network, path)
+        except OSError as error:
+            raise LemonadeError(f"can't export to {path}: {error}. Give a path that can be written") from error
+        return path
+
+    def _build(self) -> fx.GraphModule:
+        """Builds the network afresh, in eval mode."""
+        state: State = self._history.weights(self.id, self._history.tasks[0])
+        try:
+            return network_with(self.spec, state).eval()
+        except RuntimeError as error:
+            raise HistoryError(f"the weights of candidate {self.id} in {self._history.run_dir} don't fit its spec: {error}") from error
+
+    def _export_folder(self, network: fx.GraphModule, path: Path) -> None:
+        path.mkdir(exist_ok=True)
+        names = (
+            "id",
+            "parent",
+            "generation",
+            "hash",
+            "objectives",
+            "start_error",
+            "test_error",
+            "epochs",
+            "cumulative_epochs",
+            "mutations",
+        )
+        facts = {name: getattr(self, name) for name in names} | {"units": {o.key: o.unit for o in self._history.objectives}}
+        (path / "spec.json").write_text(self.spec.to_json(indent=2) + "\n", encoding="utf-8")
+        (path / "candidate.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        save_file(network.state_dict(), path / "weights.safetensors")
+
+    def __repr__(self) -> str:
+        """Returns its id and its values."""
+        values = ", ".join(f"{key}={value:.6g}" for key, value in self.objectives.items())
+        return f"Candidate({self.id}: {values})"
+
+
+class Front:
+    """The non-dominated candidates of a search, as they are when this is made.
+
+    `front[7]` is the candidate whose id is 7, as in the table and on the command line; iterating goes by the first spec objective, if the
+    search has one, else by id.
+
+    Args:
+        history: of the search.
+
+    Attributes:
+        run_dir: the run directory.
+        objectives: in order.
+        bounds: the hypervolume's (low, high) by objective key.
+        history: the finished generations.
+    """
+
+    def __init__(self, history: History) -> None:
+        self.run_dir = history.run_dir
+        self.objectives: Sequence[ObjectiveRecord] = history.objectives
+        self.bounds = history.bounds
+        self.history: list[GenerationRecord] = history.generations()
+        cheap = next((objective.key for objective in self.objectives if objective.stage == "spec"), None)
+        records = sorted(history.front(), key=lambda record: (0.0 if cheap is None else record.objectives[cheap], record.id))
+        self._candidates = {record.id: Candidate(record, history) for record in records}
+
+    def __len__(self) -> int:
+        """Returns the number of candidates."""
+        return len(self._candidates)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        """Yields the candidates, by the first spec objective."""
+        return iter(self._candidates.values())
+
+    def __getitem__(self, candidate_id: int) -> Candidate:
+        """Returns the candidate of an id (not the one at a place).
+
+        Raises:
+            LemonadeError: if the front has none of this id.
+        """
+        try:
+            return self._candidates[candidate_id]
+        except (KeyError, TypeError):
+            ids = ", ".join(map(str, sorted(self.ids))) or "none: it is empty"
+            raise LemonadeError(f"the front of {self.run_dir} has no candidate with the id {candidate_id!r}; its ids are {ids}") from None
+
+    @property
+    def ids(self) -> list[int]:
+        """The candidates' ids, in the order of iteration."""
+        return list(self._candidates)
+
+    @property
+    def hypervolume(self) -> float:
+        """The front's hypervolume, in [0, 1]; 0 before the first generation is recorded."""
+        return self.history[-1].hypervolume if self.history else 0.0
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Returns a row for each candidate: lineage, a column for each objective, errors before training and on the test split, cost, hash."""
+        keys = [objective.key for objective in self.objectives]
+        before, after = ["id", "parent", "generation"], ["start_error", "test_error", "epochs", "cumulative_epochs", "hash"]
+        rows = [[getattr(c, n) for n in before] + [c.objectives.get(key) for key in keys] + [getattr(c, n) for n in after] for c in self]
+        frame = pd.DataFrame(rows, columns=[*before, *keys, *after])
+        return frame.astype({"parent": "Int64", "start_error": "float64", "test_error": "float64"})
+
+    def best(self, objective: str, /, *, limits: Mapping[str, float] | None = None, **bounds: float) -> Candidate:
+        """Returns the candidate with the smallest value of an objective among those within bounds.
+
+        Args:
+            objective: key of the objective, for instance `error`.
+            limits: largest allowed value by objective key, for keys that can't be keywords (`error/task`).
+            **bounds: the same as keywords: `front.best("error", params=5e5)`.
+
+        Raises:
+            LemonadeError: if an objective is unknown, or no candidate is within the bounds.
+        """
+        bounds = {**(limits or {}), **bounds}
+        known = [o.key for o in self.objectives]
+        for key in [objective, *bounds]:
+            if key not in known:
+                raise LemonadeError(f"unknown objective {key!r}; the objectives of {self.run_dir} are {', '.join(known)}")
+        if not self._candidates:
+            raise LemonadeError(f"the front of {self.run_dir} is empty: no network was evaluated yet")
+        within = [c for c in self if all(c.objectives[key] <= bound for key, bound in bounds.items())]
+        if not within:
+            asked = " and ".join(f"{key} <= {bound:g}" for key, bound in bounds.items())
+            least = ", ".join(f"{key} {min(c.objectives[key] for c in self):g}" for key in bounds)
+            raise LemonadeError(f"no candidate of the front has {asked}; the smallest values are: {least}. Raise a bound")
+        return min(within, key=lambda c: c.objectives[objective])
+
+    def __repr__(self) -> str:
+        """Returns a compact table."""
+        title = f"Front of {len(self)} candidates, hypervolume {self.hypervolume:.4f} ({self.run_dir})"
+        if not self._candidates:
+            return title
+        frame = self.to_pandas().drop(columns=["hash"])
+        return f"{title}\n{frame.to_string(index=False, na_rep='-', float_format=lambda value: f'{value:.6g}')}"
+
+
+def _example(network: fx.GraphModule) -> tuple[torch.Tensor]:
+    """Returns a batch to trace with; of 2, because torch.export takes a size of 1 for a constant."""
+    spec = cast(GraphSpec, network.meta["spec"])
+    return (torch.zeros(EXAMPLE_BATCH, *spec.input_shape),)
+
+
+def _dynamic_batch() -> tuple[dict[int, torch.export.Dim]]:
+    return ({0: torch.export.Dim("batch", min=1)},)
+
+
+def _export_onnx(network: fx.GraphModule, path: Path) -> None:
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise LemonadeError(f"exporting to ONNX needs {' and '.join(missing)}: pip install 'lightning-lemonade[export]'")
+    try:
+        torch.onnx.export(
+            network,
+            _example(network),
+            path,
+            dynamo=True,
+            dynamic_shapes=_dynamic_batch(),
+            input_names=["input"],
+            output_names=["output"],
+            external_data=False,
+            verbose=False,
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise LemonadeError(f"ONNX can't express this network: {error}. The formats pt2 and folder can") from error
+
+
+def _export_pt2(network: fx.GraphModule, path: Path) -> None:
+    torch.export.save(torch.export.export(network, _example(network), dynamic_shapes=_dynamic_batch()), path)

@@ -1,0 +1,126 @@
+import pytest
+
+from lightning_lemonade.errors import ConfigurationError, SearchError
+from lightning_lemonade.search import (
+    DensitySampling,
+    Failure,
+    Limits,
+    Measurement,
+    NonDominatedSurvival,
+    Outcome,
+    Search,
+    derived_rng,
+    derived_seed,
+)
+from lightning_lemonade.spaces import ConvNetSpace
+
+SPACE = ConvNetSpace()
+STARTS = SPACE.initial((1, 8, 8), 10)
+
+
+def make_search(limits=None, proposals=12):
+    return Search(
+        space=SPACE,
+        objectives={"params": lambda spec: float(spec.parameter_count)},
+        keys=["error", "params"],
+        limits=Limits.parse(limits),
+        sampling=DensitySampling(),
+        survival=NonDominatedSurvival(),
+        proposals=proposals,
+        bounds={"error": (0.0, 0.9), "params": (1e2, 1e6)},
+    )
+
+
+def evaluated(child, error):
+    values = {"error": Measurement(error), "params": Measurement(float(child.spec.parameter_count))}
+    return Outcome(child.id, values)
+
+
+def started(**settings):
+    search = make_search(**settings)
+    children = search.start(STARTS).children
+    search.tell(evaluated(child, 1.0 / (2 + child.id)) for child in children)
+    return search
+
+
+def test_larger_and_better_networks_all_survive():
+    search = started()
+    assert [member.id for member in search.population] == [0, 1, 2, 3]
+    assert 0 < search.hypervolume < 1
+
+
+def test_a_dominated_child_goes_and_a_dominating_one_replaces():
+    search = started()
+    child = search.ask(derived_rng(0, "ask", 1), 1, 1).children[0]
+    assert not search.tell([evaluated(child, 0.95)]) or child.spec.parameter_count < STARTS[0].parameter_count
+    child = search.ask(derived_rng(0, "ask", 2), 1, 2).children[0]
+    assert search.tell([evaluated(child, 0.0)])
+    assert all(m.id == child.id or m.values["params"] < child.spec.parameter_count for m in search.population)
+
+
+def test_a_full_set_of_proposals_is_made_from_a_population_of_four():
+    asked = started(proposals=24).ask(derived_rng(0, "ask", 1), 6, 1)
+    assert asked.proposed == 24
+    assert len(asked.children) == 6
+
+
+def test_the_same_seed_asks_the_same():
+    first, second = (started().ask(derived_rng(3, "ask", 1), 5, 1).children for _ in range(2))
+    assert first == second
+
+
+def test_an_accepted_architecture_is_never_accepted_again():
+    search = started()
+    for generation in range(1, 6):
+        children = search.ask(derived_rng(0, "ask", generation), 6, generation).children
+        search.tell(evaluated(child, 0.01 * (child.id % 7)) for child in children)
+    hashes = [spec.structural_hash for spec in STARTS]
+    assert len(search._seen) == search._next_id >= len(hashes)
+
+
+def test_children_outside_the_limits_are_not_proposed():
+    search = started(limits={"params": (400, 12_000)})
+    children = search.ask(derived_rng(0, "ask", 1), 12, 1).children
+    assert children
+    assert all(400 <= child.spec.parameter_count <= 12_000 for child in children)
+
+
+def test_limits_that_no_child_meets_give_no_children():
+    search = started()
+    search.limits = Limits.parse({"params": (1, 2)})
+    assert search.ask(derived_rng(0, "ask", 1), 4, 1).children == ()
+
+
+def test_a_failed_child_is_not_in_the_population_and_frees_its_place():
+    search = started()
+    child = search.ask(derived_rng(0, "ask", 1), 1, 1).children[0]
+    assert child.id in search.in_flight
+    assert not search.tell([Outcome(child.id, failure=Failure("exception", "boom"))])
+    assert not search.in_flight
+
+
+def test_children_carry_their_lineage():
+    search = started()
+    for child in search.ask(derived_rng(1, "ask", 1), 8, 1).children:
+        spec = STARTS[child.parent]
+        for mutation in child.mutations:
+            spec = mutation.rewrite(spec)
+        assert spec == child.spec
+        assert 1 <= len(child.mutations) <= 3
+
+
+def test_asking_an_empty_population_is_an_error():
+    with pytest.raises(SearchError, match="empty"):
+        make_search().ask(derived_rng(0, "ask", 1), 1, 1)
+
+
+@pytest.mark.parametrize("bad", [{"params": "many"}, {"params": (1, 2, 3)}, {"params": (5, 1)}])
+def test_malformed_limits_are_named(bad):
+    with pytest.raises(ConfigurationError, match="params"):
+        Limits.parse(bad)
+
+
+def test_derived_seeds_differ_by_purpose_and_stay_the_same():
+    seeds = {derived_seed(0, "fit", i) for i in range(100)} | {derived_seed(0, "ask", i) for i in range(100)}
+    assert len(seeds) == 200
+    assert derived_seed(0, "fit", 1) == derived_seed(0, "fit", 1)
