@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["online", "offline", "disabled"]
 Row = list[Any]
-Table = tuple[list[str], list[Row]]
+Table = tuple[list[str | int], list[Row]]
 
 _log = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def _axes(search: SearchInfo) -> tuple[str, str] | None:
 
 def _table(candidates: Sequence[CandidateRecord], keys: Sequence[str]) -> Table:
     """Returns the names of the columns, and a row for each candidate; what isn't known (yet) is None."""
-    columns = ["id", "parent", "generation", "mutations", "state", "failure", *keys]
+    columns: list[str | int] = ["id", "parent", "generation", "mutations", "state", "failure", *keys]
     columns += ["start_error", "test_error", "epochs", "cumulative_epochs", "hash", "in_front"]
     return columns, [_row(candidate, keys) for candidate in candidates]
 

@@ -1,6 +1,6 @@
 """Several processes on one child: rank 0 decides and writes, the others follow."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch.distributed as dist
@@ -34,10 +34,9 @@ def share(value: Any) -> Any:  # noqa: ANN401 (whatever rank 0 has)
     return box[0]
 
 
-def evaluate_all(evaluator: Evaluator, requests: Sequence[EvaluationRequest]) -> Iterator[tuple[EvaluationRequest, Evaluation]]:
-    """Evaluates children one after the other, every rank on the same child. Call on rank 0; the others `follow`."""
-    for request in requests:
-        yield request, _together(evaluator, share(request))
+def evaluate(evaluator: Evaluator, request: EvaluationRequest) -> Evaluation:
+    """Evaluates a child on every rank. Call on rank 0; the others `follow`."""
+    return _together(evaluator, share(request))
 
 
 def follow(evaluator: Evaluator) -> None:

@@ -19,7 +19,7 @@ from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import History
 from lightning_lemonade.module import PAPER_TRAINING, LemonadeModule, Training
 from lightning_lemonade.objectives import Objective, SpecObjective, resolve
-from lightning_lemonade.ranks import evaluate_all, follow, launch, share
+from lightning_lemonade.ranks import evaluate, follow, launch, share
 from lightning_lemonade.records import GenerationRecord, ObjectiveRecord
 from lightning_lemonade.search import (
     Asked,
@@ -261,9 +261,13 @@ class _Run:
         for child in asked.children:
             self._emit("on_candidate_accepted", self.history.candidate(child.id))
         outcomes = []
-        for request, evaluation in evaluate_all(self.evaluator, [self._request(child) for child in asked.children]):
+        for child in asked.children:
             with timed(seconds, "record"):
-                self._record(request.child, evaluation)
+                self.history.start(child.id)
+            self._emit("on_candidate_start", self.history.candidate(child.id))
+            evaluation = evaluate(self.evaluator, self._request(child))
+            with timed(seconds, "record"):
+                self._record(evaluation)
             for phase, spent in evaluation.outcome.seconds.items():
                 seconds[phase] += spent
             outcomes.append(evaluation.outcome)
@@ -286,7 +290,7 @@ class _Run:
         parent = next(member.spec for member in self.search.population if member.id == child.parent)
         return EvaluationRequest(child, parent, {"": self.history.weights(child.parent)})
 
-    def _record(self, child: Child, evaluation: Evaluation) -> None:
+    def _record(self, evaluation: Evaluation) -> None:
         record = self.history.record(evaluation.outcome, evaluation.weights)
         self.total_epochs += record.epochs
         self._emit("on_candidate_failed" if record.failure else "on_candidate_end", record)

@@ -1,7 +1,7 @@
 """Mutation: one change of a network, as plain data, with its two halves kept apart.
 
-`rewrite` changes the spec (pure, fast, without torch), so that a search can judge thousands of proposals; `transfer` moves the weights, only for
-the children that were accepted.
+`rewrite` changes the spec (pure, fast, without torch), so that a search can judge thousands of proposals; `transfer` moves the weights, only
+for the children that were accepted.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ KINDS: dict[str, type["Mutation"]] = {}
 class Mutation(ABC):
     """One change: an operator, the sites where it applies, and its arguments.
 
-    Subclasses are frozen dataclasses. Their first fields, named in `site_fields`, hold node ids: a text for one site, or a tuple of texts for
-    the same change at many places (a cell that repeats). Subclasses register themselves under `kind`.
+    Subclasses are frozen dataclasses. Their first fields, named in `site_fields`, hold node ids: a text for one site, or a tuple of texts
+    for the same change at many places (a cell that repeats). Subclasses register themselves under `kind`.
     """
 
     kind: ClassVar[str] = ""
@@ -39,8 +39,8 @@ class Mutation(ABC):
     """Whether the child computes the parent's function (a morphism) or approximates it."""
     site_fields: ClassVar[tuple[str, ...]] = ("node",)
     together: ClassVar[bool] = False
-    """Whether all sites change in one step, since they may share what changes: `rewrite_at` and `transfer_at` then get one site, which holds the
-    nodes of all. Otherwise the sites change one after the other."""
+    """Whether all sites change in one step, since they may share what changes: `rewrite_at` and `transfer_at` then get one site, which
+    holds the nodes of all. Otherwise the sites change one after the other."""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Registers the kind.
@@ -173,7 +173,7 @@ class Mutation(ABC):
         return weights
 
     def apply(self, network: fx.GraphModule, calibration: Tensor, generator: Generator) -> fx.GraphModule:
-        """Returns a changed copy of a network, of its precision and on its device; the network itself stays as it is. For use without a search.
+        """Returns a changed copy of a network, in its precision and on its device; the network itself stays. For use without a search.
 
         Args:
             network: made by `lightning_lemonade.graph.build`.

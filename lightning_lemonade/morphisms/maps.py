@@ -1,7 +1,7 @@
 """Channel maps: where each channel of a child's tensor comes from in the parent, and how weights follow.
 
-A map is an int64 tensor with one entry for each feature of a node's output in the child: the index of the same feature in the parent, or -1 for a new
-one. A mutation gives the maps of the nodes it changes; `propagate` follows them through the rest of the graph.
+A map is an int64 tensor with one entry for each feature of a node's output in the child: the index of the same feature in the parent, or -1
+for a new one. A mutation gives the maps of the nodes it changes; `propagate` follows them through the rest of the graph.
 """
 
 from collections.abc import Mapping
@@ -100,9 +100,10 @@ def carry(
 ) -> State:
     """Returns the child's weights for every node that the parent has, too.
 
-    New filters are drawn from a normal distribution with the root mean square of the layer's other weights, so that they are as active as their
-    neighbours; what old filters read from new channels is zero, so that the function stays (types I and II of the paper, section 2). New channels of a
-    batch norm get the mean scale of the others and no shift; `settle` gives them their statistics. Tensors that nothing touches are the parent's own.
+    New filters are drawn from a normal distribution with the root mean square of the layer's other weights, so that they are as active as
+    their neighbours; what old filters read from new channels is zero, so that the function stays (types I and II of the paper, section 2).
+    New channels of a batch norm get the mean scale of the others and no shift; `settle` gives them their statistics. Tensors that nothing
+    touches are the parent's own.
 
     Args:
         parent: the graph before the change.
@@ -169,10 +170,10 @@ def _or(scale: Tensor, fallback: float) -> Tensor:
 
 
 def settle(child: GraphSpec, weights: State, maps: Mapping[str, Tensor], x: Tensor) -> State:
-    """Returns a child's weights with new channels set to what a batch shows: no new filter is silent, and new batch norm statistics are measured.
+    """Returns a child's weights with new channels set by what a batch shows: no new filter is silent, and batch norm statistics are measured.
 
-    A new filter whose outputs are almost all negative would be dead behind a ReLU, and with zero weights behind it, it could never recover; its sign is
-    turned. Source: ours.
+    A new filter whose outputs are almost all negative would be dead behind a ReLU, and with zero weights behind it, it could never recover;
+    its sign is turned. Source: ours.
 
     Args:
         child: the graph.
@@ -199,7 +200,7 @@ def settle(child: GraphSpec, weights: State, maps: Mapping[str, Tensor], x: Tens
 
 
 def _turn_silent(new: Tensor, module: nn.Module, _: tuple[Tensor, ...], values: Tensor) -> Tensor:
-    """Turns the sign of new filters of which fewer than one in twenty outputs are positive. Their bias is zero, so the outputs turn, too."""
+    """Turns the sign of new filters with fewer than one positive in twenty negative outputs; their bias is zero, so the outputs turn, too."""
     dims = [d for d in range(values.ndim) if d != 1]
     silent = 20 * (values > 0).sum(dims) < (values < 0).sum(dims)
     sign = torch.where(silent & new.to(values.device), -1, 1).to(values.dtype)

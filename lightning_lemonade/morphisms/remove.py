@@ -11,9 +11,9 @@ from lightning_lemonade.morphisms.state import State, reestimated
 
 @dataclass(frozen=True)
 class RemoveLayer(Mutation):
-    """Removes a convolution or linear layer that keeps its input's shape, with the batch norm and activation behind it (approximate; paper, section 3).
+    """Removes a convolution or linear layer that keeps its input's shape (approximate; paper, section 3).
 
-    Its readers read its input instead; batch norm statistics below are re-estimated.
+    The batch norm and activation behind it go, too. Its readers read its input instead; batch norm statistics below are re-estimated.
 
     Attributes:
         node: the layer.

@@ -49,8 +49,8 @@ def resized(spec: GraphSpec, sizes: Mapping[int, int]) -> GraphSpec:
 class Widen(Mutation):
     """Multiplies the number of filters of a layer (exact, type II of the paper, section 2).
 
-    Layers that are tied to it (the summands of an Add, for instance) widen together. New filters are active; what their readers make of them starts
-    at zero.
+    Layers that are tied to it (the summands of an Add, for instance) widen together, and once, however many of them are named. New filters
+    are active; what their readers make of them starts at zero.
 
     Attributes:
         node: a convolution or linear layer whose channels aren't frozen.
@@ -103,7 +103,7 @@ class Widen(Mutation):
 class PruneFilters(Mutation):
     """Removes a share of the filters of a layer: those with the smallest sum of absolute weights (approximate; paper, section 3).
 
-    Tied layers lose the same channels; batch norm statistics below are re-estimated.
+    Tied layers lose the same channels, and once, however many of them are named; batch norm statistics below are re-estimated.
 
     Attributes:
         node: a convolution or linear layer whose channels aren't frozen.

@@ -15,8 +15,8 @@ from lightning_lemonade.morphisms.state import State, reestimated
 class ToSeparable(Mutation):
     """Replaces a convolution by a depthwise and a pointwise one (approximate; paper, section 3).
 
-    The kernels start as the best approximation of rank one for each input channel (by singular values), in the sense of the weights' squared error. Batch norm
-    statistics below are re-estimated.
+    The kernels start as the best approximation of rank one for each input channel (by singular values), in the sense of the weights' squared
+    error. Batch norm statistics below are re-estimated.
 
     Attributes:
         node: a convolution with one group, more than one input channel, and a kernel larger than 1.
@@ -31,9 +31,9 @@ class ToSeparable(Mutation):
         """See `Mutation.sites`."""
         found: list[Site] = []
         for node in spec.nodes:
-            if isinstance(node.op, Conv2d) and node.op.groups == 1 and max(node.op.kernel_size) > 1:
-                if spec.input_shapes(node.id)[0][0] > 1:
-                    found.append((node.id,))
+            plain = isinstance(node.op, Conv2d) and node.op.groups == 1 and max(node.op.kernel_size) > 1
+            if plain and spec.input_shapes(node.id)[0][0] > 1:
+                found.append((node.id,))
         return found
 
     def rewrite_at(self, spec: GraphSpec, site: Site) -> GraphSpec:
@@ -82,7 +82,8 @@ def rank_one(weight: Tensor) -> tuple[Tensor, Tensor]:
         weight: (out, in, height, width).
 
     Returns:
-        The depthwise kernel (in, 1, height, width) of unit norm per channel, and the pointwise one (out, in, 1, 1), whose product is the closest of its form.
+        The depthwise kernel (in, 1, height, width) of unit norm per channel, and the pointwise one (out, in, 1, 1), whose product is the
+        closest of its form.
     """
     out, channels, height, width = weight.shape
     matrices = weight.permute(1, 0, 2, 3).reshape(channels, out, height * width)

@@ -21,6 +21,7 @@ from lightning_lemonade.graph import (
     Output,
     PassThrough,
     Pool2d,
+    Shape,
 )
 from lightning_lemonade.morphisms.base import Mutation, Site
 from lightning_lemonade.morphisms.maps import NEW, carry, identity, propagate, settle
@@ -33,22 +34,27 @@ def _ends(spec: GraphSpec) -> list[Node]:
     return [node for node in spec.nodes if isinstance(node.op, kinds) and len(spec.shapes[node.id]) == 3]
 
 
-def _ancestors(spec: GraphSpec) -> dict[str, set[str]]:
-    above: dict[str, set[str]] = {}
+def _ancestors(spec: GraphSpec) -> tuple[dict[str, int], dict[str, int]]:
+    """Returns each node's own bit, and the bits of all nodes that it depends on."""
+    bits = {node.id: 1 << position for position, node in enumerate(spec.nodes)}
+    above: dict[str, int] = {}
     for node in spec.nodes:
-        above[node.id] = set(node.inputs).union(*(above[source] for source in node.inputs))
-    return above
+        above[node.id] = 0
+        for source in node.inputs:
+            above[node.id] |= above[source] | bits[source]
+    return bits, above
 
 
 def _pairs(spec: GraphSpec) -> Iterator[tuple[str, str]]:
     """Yields (source, target): two ends of one height and width, the source above the target and not yet joined with it."""
-    above, ends = _ancestors(spec), _ends(spec)
-    for target in ends:
+    bits, above = _ancestors(spec)
+    earlier: dict[Shape, list[str]] = {}  # by height and width
+    for target in _ends(spec):
+        sources = earlier.setdefault(spec.shapes[target.id][1:], [])
         joined = {i for reader in spec.consumers[target.id] if _is_join(spec[reader]) for i in spec[reader].inputs}
-        for source in ends:
-            same = spec.shapes[source.id][1:] == spec.shapes[target.id][1:]
-            if same and source.id in above[target.id] and source.id not in joined and source.id not in target.inputs:
-                yield source.id, target.id
+        barred = joined.union(target.inputs)
+        yield from ((source, target.id) for source in sources if above[target.id] & bits[source] and source not in barred)
+        sources.append(target.id)
 
 
 def _is_join(node: Node) -> bool:

@@ -4,10 +4,9 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from lightning_lemonade.callbacks import SearchProgressBar
 from memory_history import SmallSearch
 from rich.console import Console
-
-from lightning_lemonade.callbacks import SearchProgressBar
 
 
 def plain() -> Console:

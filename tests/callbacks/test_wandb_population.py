@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import wandb
+from lightning_lemonade.callbacks import WandbPopulationLogger
 from memory_history import SmallSearch
 from wandb_files import read_config, read_exit_code, read_history, read_summary, read_tables, run_dirs
 
-from lightning_lemonade.callbacks import WandbPopulationLogger
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.records import CandidateRecord
 
@@ -25,8 +25,12 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
 
 
-def offline(**arguments: Any) -> WandbPopulationLogger:
-    return WandbPopulationLogger(mode="offline", **arguments)
+def offline(name: str | None = None, log_tables_every: int = 10) -> WandbPopulationLogger:
+    return WandbPopulationLogger(name=name, mode="offline", tags=["digits"], log_tables_every=log_tables_every)
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name.startswith("lightning_lemonade")]
 
 
 def expected_row(candidate: CandidateRecord) -> dict[str, Any]:
@@ -42,7 +46,7 @@ def expected_row(candidate: CandidateRecord) -> dict[str, Any]:
 
 def test_the_run_equals_the_history(tmp_path: Path) -> None:
     search = SmallSearch(tmp_path / "search-1")
-    search.run(offline(tags=["digits"]))
+    search.run(offline())
     (run_dir,) = run_dirs(tmp_path)
     assert run_dir.parent == tmp_path / "search-1" / "wandb"
 
@@ -114,16 +118,10 @@ def test_a_resumed_search_repeats_the_earlier_generations(tmp_path: Path) -> Non
     assert [row["generation"] for row in read_history(second) if "hypervolume" in row] == [0, 1]
 
 
-def test_the_environment_decides_where_no_mode_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    SmallSearch(tmp_path).run(WandbPopulationLogger())
-    assert len(run_dirs(tmp_path)) == 1
-
-
 def test_disabled_writes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     SmallSearch(tmp_path / "run").run(WandbPopulationLogger(mode="disabled"))
     assert list((tmp_path / "run").iterdir()) == []
-    assert not caplog.records
+    assert warnings_of(caplog) == []
 
 
 @pytest.mark.parametrize(
@@ -139,7 +137,7 @@ def test_a_run_that_cannot_start_is_one_warning(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     SmallSearch(tmp_path / "run").run(WandbPopulationLogger(**arguments))
-    (record,) = [record for record in caplog.records if record.name.startswith("lightning_lemonade")]
+    (record,) = warnings_of(caplog)
     assert record.levelno == logging.WARNING
     assert reason in record.getMessage()
     assert run_dirs(tmp_path) == []
@@ -151,7 +149,7 @@ from pathlib import Path
 from memory_history import SmallSearch
 from lightning_lemonade.callbacks import WandbPopulationLogger
 
-search, logger = SmallSearch(Path(sys.argv[1])), WandbPopulationLogger(mode="offline")
+search, logger = SmallSearch(Path(sys.argv[1])), WandbPopulationLogger()
 logger.on_search_start(search.info)
 search.first_generation(logger)
 print("ready", flush=True)
@@ -166,11 +164,10 @@ os._exit(0)  # W&B's own exit hooks need the dead service
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the service's process in /proc")
 def test_a_service_that_dies_during_the_search_is_one_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-c", DYING, str(tmp_path / "run")]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "WANDB_MODE": "offline"}
     environment.pop("WANDB_SERVICE", None)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
-        assert process.stdin is not None
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n", process.communicate()
         for service in children(process.pid):
@@ -178,6 +175,7 @@ def test_a_service_that_dies_during_the_search_is_one_warning(tmp_path: Path) ->
         out, err = process.communicate("\n", timeout=60)
     assert "done" in out, err
     assert err.count("Weights & Biases failed") == 1, err
+    assert len(run_dirs(tmp_path)) == 1  # offline, as the environment said
 
 
 def children(pid: int) -> list[int]:
