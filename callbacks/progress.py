@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from lightning_lemonade.callback import SearchCallback, SearchInfo
 from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord
@@ -82,8 +83,9 @@ class SearchProgressBar(SearchCallback):
         self._news = []
         if not self._console.is_terminal or self._console.is_dumb_terminal:
             return
-        columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=self._console, auto_refresh=False)
+        bar = BarColumn(bar_width=10, table_column=Column(no_wrap=True))
+        text = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1))
+        self._progress = Progress(bar, text, console=self._console, auto_refresh=False, expand=True)
         self._task = self._progress.add_task("starting", total=search.max_generations, completed=completed)
         self._progress.start()
 

@@ -9,15 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]  # 4.53 leaves the first out of __all__
 from rich.console import Console
 from rich.table import Table
 
-from lightning_lemonade.callback import SearchCallback, SearchInfo
-from lightning_lemonade.errors import ConfigurationError, HistoryError, LemonadeError
-from lightning_lemonade.records import CandidateRecord
+from lightning_lemonade.errors import ConfigurationError, LemonadeError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # at run time, what imports torch or scikit-learn is imported inside `main`, which answers Ctrl-C
+    from lightning_lemonade.callback import SearchInfo
+    from lightning_lemonade.records import CandidateRecord
     from lightning_lemonade.trainer import LemonadeTrainer
 
 PHASES = ("propose", "inherit", "fit", "validate", "record", "other")
@@ -40,16 +40,6 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ConfigurationError(message) from ex
-
-
-class _Keeper(SearchCallback):
-    """Keeps what there is to print at the end: then the history is closed."""
-
-    summary: dict[str, Any] | None = None
-    run_dir: Path = Path()
-
-    def on_search_end(self, search: SearchInfo) -> None:
-        self.summary, self.run_dir = run_summary(search), search.run_dir
 
 
 def main(args: list[str] | None = None) -> int:
@@ -161,6 +151,7 @@ def _with_lists(args: Sequence[str]) -> list[str]:
 def _search(settings: Namespace) -> None:
     import pytorch_lightning as pl  # noqa: PLC0415
 
+    from lightning_lemonade.callback import SearchCallback, SearchInfo  # noqa: PLC0415
     from lightning_lemonade.callbacks import SearchProgressBar, WandbPopulationLogger  # noqa: PLC0415
     from lightning_lemonade.trainer import LemonadeTrainer  # noqa: PLC0415
 
@@ -168,16 +159,23 @@ def _search(settings: Namespace) -> None:
     own = _own_names(LemonadeTrainer)
     values = {key: value for key, value in vars(settings).items() if key not in {"config", "data", "wandb"}}
     given = {key: value for key, value in values.items() if key in own or value != defaults.get(key)}
-    keeper = _Keeper()
-    callbacks: list[SearchCallback] = [keeper, SearchProgressBar()]
+    ends: list[tuple[dict[str, Any], Path]] = []
+
+    class Keeper(SearchCallback):
+        """Keeps what there is to print: it's read while the history is open, and printed below the progress bar."""
+
+        def on_search_end(self, search: SearchInfo) -> None:
+            ends.append((run_summary(search), search.run_dir))
+
+    callbacks: list[SearchCallback] = [Keeper(), SearchProgressBar()]
     if settings.wandb is not None:
         callbacks.append(WandbPopulationLogger(mode=settings.wandb))
     LemonadeTrainer(callbacks=callbacks, **given).search(settings.data)
-    if keeper.summary is not None:  # rank 0 alone has the events
-        _print_run(keeper.summary, keeper.run_dir)
+    for summary, run_dir in ends:  # one; none where this isn't rank 0
+        _print_run(summary, run_dir)
 
 
-def open_run(run: Path) -> SearchInfo:
+def open_run(run: Path) -> "SearchInfo":
     """Reads a run directory.
 
     Args:
@@ -186,10 +184,9 @@ def open_run(run: Path) -> SearchInfo:
     Raises:
         HistoryError: there is no run.
     """
+    from lightning_lemonade.callback import SearchInfo  # noqa: PLC0415
     from lightning_lemonade.history import History  # noqa: PLC0415
 
-    if not run.is_dir():
-        raise HistoryError(f"{run} is no run directory: give the directory that a search printed at its end.")
     history = History.open(run)
     return SearchInfo(run, history.objectives, history.config, history.bounds, history.config.get("max_generations"), history)
 
@@ -202,7 +199,7 @@ def _show(run: str, *, as_json: bool) -> None:
         _print_run(run_summary(search), search.run_dir)
 
 
-def run_summary(search: SearchInfo) -> dict[str, Any]:
+def run_summary(search: "SearchInfo") -> dict[str, Any]:
     """Returns what `show --json` prints, as JSON values. Objectives go by their key (`name` or `name/task`)."""
     generations = search.history.generations()
     return {
@@ -216,7 +213,7 @@ def run_summary(search: SearchInfo) -> dict[str, Any]:
     }
 
 
-def _candidate(candidate: CandidateRecord) -> dict[str, Any]:
+def _candidate(candidate: "CandidateRecord") -> dict[str, Any]:
     names = ("id", "parent", "generation", "start_error", "test_error", "epochs", "cumulative_epochs", "hash")
     return {
         **{name: getattr(candidate, name) for name in names},

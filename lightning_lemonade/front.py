@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import fx
 
-from lightning_lemonade.errors import HistoryError, LemonadeError
+from lightning_lemonade.errors import HistoryError, LemonadeError, MutationError
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import History
 from lightning_lemonade.morphisms import State, network_with
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Format = Literal["onnx", "pt2", "folder"]
 EXAMPLE_BATCH = 2
+LINEAGE = ("id", "parent", "generation")
+RESULTS = ("start_error", "test_error", "epochs", "cumulative_epochs", "hash")
 
 
 def load(run_dir: str | Path) -> "Front":
@@ -127,7 +129,8 @@ class Candidate:
         """
         from lightning_lemonade.module import LemonadeModule  # noqa: PLC0415 (Lightning takes seconds to import; most readers don't need it)
 
-        module = LemonadeModule(self.spec)
+        with torch.random.fork_rng(devices=[]):  # the weights that it draws are replaced
+            module = LemonadeModule(self.spec)
         module.network.load_state_dict(self._build().state_dict())
         return module
 
@@ -143,7 +146,7 @@ class Candidate:
             The path.
 
         Raises:
-            LemonadeError: if the format is unknown, a package is missing, the format can't express the network, or the path can't be written.
+            LemonadeError: if the format is unknown or can't express the network, a package is missing, or the path can't be written.
             HistoryError: if the weights are missing or damaged.
         """
         path = Path(path)
@@ -164,24 +167,13 @@ class Candidate:
         state: State = self._history.weights(self.id, self._history.tasks[0])
         try:
             return network_with(self.spec, state).eval()
-        except RuntimeError as error:
+        except MutationError as error:
             raise HistoryError(f"the weights of candidate {self.id} in {self._history.run_dir} don't fit its spec: {error}") from error
 
     def _export_folder(self, network: fx.GraphModule, path: Path) -> None:
         path.mkdir(exist_ok=True)
-        names = (
-            "id",
-            "parent",
-            "generation",
-            "hash",
-            "objectives",
-            "start_error",
-            "test_error",
-            "epochs",
-            "cumulative_epochs",
-            "mutations",
-        )
-        facts = {name: getattr(self, name) for name in names} | {"units": {o.key: o.unit for o in self._history.objectives}}
+        facts = {name: getattr(self, name) for name in (*LINEAGE, "objectives", *RESULTS, "mutations")}
+        facts["units"] = {objective.key: objective.unit for objective in self._history.objectives}
         (path / "spec.json").write_text(self.spec.to_json(indent=2) + "\n", encoding="utf-8")
         (path / "candidate.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         save_file(network.state_dict(), path / "weights.safetensors")
@@ -248,11 +240,10 @@ class Front:
         return self.history[-1].hypervolume if self.history else 0.0
 
     def to_pandas(self) -> pd.DataFrame:
-        """Returns a row for each candidate: lineage, a column for each objective, errors before training and on the test split, cost, hash."""
+        """Returns a row for each candidate: lineage, objectives (a column each), errors before training and in test, cost, hash."""
         keys = [objective.key for objective in self.objectives]
-        before, after = ["id", "parent", "generation"], ["start_error", "test_error", "epochs", "cumulative_epochs", "hash"]
-        rows = [[getattr(c, n) for n in before] + [c.objectives.get(key) for key in keys] + [getattr(c, n) for n in after] for c in self]
-        frame = pd.DataFrame(rows, columns=[*before, *keys, *after])
+        rows = [[*_values(c, LINEAGE), *(c.objectives.get(key) for key in keys), *_values(c, RESULTS)] for c in self]
+        frame = pd.DataFrame(rows, columns=[*LINEAGE, *keys, *RESULTS])
         return frame.astype({"parent": "Int64", "start_error": "float64", "test_error": "float64"})
 
     def best(self, objective: str, /, *, limits: Mapping[str, float] | None = None, **bounds: float) -> Candidate:
@@ -287,6 +278,10 @@ class Front:
             return title
         frame = self.to_pandas().drop(columns=["hash"])
         return f"{title}\n{frame.to_string(index=False, na_rep='-', float_format=lambda value: f'{value:.6g}')}"
+
+
+def _values(candidate: Candidate, names: Sequence[str]) -> list[object]:
+    return [getattr(candidate, name) for name in names]
 
 
 def _example(network: fx.GraphModule) -> tuple[torch.Tensor]:

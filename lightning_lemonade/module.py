@@ -6,8 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_lemonade.errors import DataError, EvaluationError
@@ -61,7 +60,7 @@ class LemonadeModule(pl.LightningModule):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Returns the loss that training minimises: cross-entropy of logits (batch, classes) and classes (batch,)."""
-        return F.cross_entropy(logits, target)
+        return nn.functional.cross_entropy(logits, target)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401 (Lightning's signature)
         """Returns the loss of a batch `(x, y)`.

@@ -6,8 +6,8 @@ from typing import Any
 import torch.distributed as dist
 from lightning_fabric import Fabric
 
-from lightning_lemonade.errors import SearchError
-from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator
+from lightning_lemonade.errors import ConfigurationError, SearchError
+from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, TestRequest
 
 _LAUNCH = ("accelerator", "devices", "num_nodes", "strategy")
 
@@ -16,7 +16,10 @@ def launch(trainer_arguments: Mapping[str, Any]) -> int:
     """Starts the other processes of a distributed strategy, before any trainer does, and returns this one's rank."""
     if trainer_arguments.get("strategy", "auto") == "auto":
         return 0
-    fabric = Fabric(**{name: trainer_arguments[name] for name in _LAUNCH if name in trainer_arguments})
+    try:
+        fabric = Fabric(**{name: trainer_arguments[name] for name in _LAUNCH if name in trainer_arguments})
+    except (ValueError, TypeError, RuntimeError) as error:  # what Lightning raises for values it doesn't know
+        raise ConfigurationError(f"Lightning refuses the strategy or devices: {error}") from error
     fabric.launch()
     return int(fabric.global_rank)
 
@@ -39,10 +42,18 @@ def evaluate(evaluator: Evaluator, request: EvaluationRequest) -> Evaluation:
     return _together(evaluator, share(request))
 
 
+def measure_test(evaluator: Evaluator, request: TestRequest) -> dict[str, float]:
+    """Measures a candidate on the test split, on every rank. Call on rank 0; the others `follow`."""
+    return evaluator.test(share(request))
+
+
 def follow(evaluator: Evaluator) -> None:
-    """Evaluates what rank 0 sends until it sends nothing. For the other ranks."""
+    """Does what rank 0 sends until it sends nothing. For the other ranks."""
     while (request := share(None)) is not None:
-        _together(evaluator, request)
+        if isinstance(request, TestRequest):
+            evaluator.test(request)
+        else:
+            _together(evaluator, request)
 
 
 def _together(evaluator: Evaluator, request: EvaluationRequest) -> Evaluation:

@@ -12,14 +12,14 @@ import torch
 
 from lightning_lemonade.callback import SearchCallback, SearchInfo
 from lightning_lemonade.errors import ConfigurationError, SearchError
-from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, TaskData, timed
+from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, TaskData, TestRequest, timed
 from lightning_lemonade.evaluation.evaluator import ModuleFactory
 from lightning_lemonade.front import Front, load
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import History
 from lightning_lemonade.module import PAPER_TRAINING, LemonadeModule, Training
 from lightning_lemonade.objectives import Objective, SpecObjective, resolve
-from lightning_lemonade.ranks import evaluate, follow, launch, share
+from lightning_lemonade.ranks import evaluate, follow, launch, measure_test, share
 from lightning_lemonade.records import GenerationRecord, ObjectiveRecord
 from lightning_lemonade.search import (
     Asked,
@@ -143,7 +143,9 @@ class LemonadeTrainer:
         keys = {objective.key for objective in self.objectives if isinstance(objective, SpecObjective)}
         unknown = set(self.limits.ranges) - keys
         if unknown:
-            raise ConfigurationError(f"limits on {', '.join(sorted(unknown))}: limits go with spec objectives, here {', '.join(sorted(keys))}")
+            raise ConfigurationError(
+                f"limits on {', '.join(sorted(unknown))}: limits go with spec objectives, here {', '.join(sorted(keys))}"
+            )
 
     def search(self, datamodule: pl.LightningDataModule) -> Front:
         """Runs the search.
@@ -276,7 +278,15 @@ class _Run:
         seconds["other"] = max(0.0, time.perf_counter() - began - sum(seconds.values()))
         front = tuple(member.id for member in self.search.population)
         record = GenerationRecord(
-            number, self.search.hypervolume, front, asked.proposed, len(outcomes), len(outcomes) - failed, failed, self.total_epochs, seconds
+            generation=number,
+            hypervolume=self.search.hypervolume,
+            front=front,
+            proposed=asked.proposed,
+            accepted=len(outcomes),
+            evaluated=len(outcomes) - failed,
+            failed=failed,
+            total_epochs=self.total_epochs,
+            seconds=seconds,
         )
         self.history.record_generation(record)
         if changed:
@@ -297,14 +307,9 @@ class _Run:
 
     def _test(self) -> None:
         """Measures the front's error on the test split, where there is one."""
-        if not self.data.has_test:
-            return
-        errors = {}
-        for member in self.search.population:
-            module = self.trainer.module(member.spec, self.trainer.training)
-            module.network.load_state_dict(self.history.weights(member.id))
-            errors[member.id] = {"": self.evaluator.metrics(module, self.data, "test")["val_error"]}
-        self.history.record_test_errors(errors)
+        requests = {m.id: TestRequest(m.spec, {"": self.history.weights(m.id)}) for m in self.search.population}
+        errors = {member: measure_test(self.evaluator, request) for member, request in requests.items()}
+        self.history.record_test_errors({member: by_task for member, by_task in errors.items() if by_task})
 
     def _emit(self, event: str, *arguments: object) -> None:
         for callback in self.trainer.callbacks:
@@ -334,7 +339,7 @@ def _bounds(
     limits: Limits,
     outputs: int,
 ) -> dict[str, tuple[float, float]]:
-    """Returns the hypervolume's bounds: [0, chance] for errors; for spec objectives the limits, or a tenth to ten times the starting networks. Source: ours."""
+    """Returns the hypervolume's bounds: [0, chance] for errors, a tenth to ten times the starting networks, cut by limits, for spec objectives."""
     bounds = {}
     for record in records:
         if record.key in measures:
@@ -384,5 +389,3 @@ def _config(trainer: LemonadeTrainer, data: TaskData) -> dict[str, Any]:
         "data": f"{type(data.inner).__module__}.{type(data.inner).__qualname__}",
         "trainer": {name: str(value) for name, value in trainer.trainer_kwargs.items()},
     }
-
-

@@ -36,7 +36,7 @@ class MemoryHistory:
 
 
 def network(channels: int) -> GraphSpec:
-    ops = [Input((1, 8, 8)), Conv2d(channels, 3, padding=1), GlobalPool2d(), Linear(10), Output()]
+    ops = [Input((1, 8, 8)), Conv2d(channels, (3, 3), padding=(1, 1)), GlobalPool2d(), Linear(10), Output()]
     return GraphSpec(tuple(Node(f"n{i}", op, (f"n{i - 1}",) if i else ()) for i, op in enumerate(ops)))
 
 
@@ -67,9 +67,15 @@ def start(candidate_id: int, channels: int, error: float) -> CandidateRecord:
 
 def child(parent: CandidateRecord, candidate_id: int, channels: int, error: float, generation: int = 1) -> CandidateRecord:
     """An evaluated child of `parent`, in the front."""
-    changes = {"parent": parent.id, "generation": generation, "start_error": parent.objectives["error"]}
-    mutations = ({"kind": "widen", "node": "n1", "factor": 2},)
-    return replace(start(candidate_id, channels, error), **changes, mutations=mutations, cumulative_epochs=parent.cumulative_epochs + 2)
+    return replace(
+        start(candidate_id, channels, error),
+        parent=parent.id,
+        generation=generation,
+        mutations=({"kind": "widen", "node": "n1", "factor": 2},),
+        start_error=parent.objectives["error"],
+        cumulative_epochs=parent.cumulative_epochs + 2,
+        cumulative_images=parent.cumulative_images + 2000,
+    )
 
 
 def failed(candidate: CandidateRecord, text: str = "loss [nan]") -> CandidateRecord:

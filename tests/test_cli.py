@@ -1,9 +1,6 @@
-"""The command line. Trainer and history are stood in for here, except in the last test, which needs the real ones."""
+"""The command line. Tests of arguments have a stand-in for the trainer; `show` reads real histories, and the last test searches."""
 
-import importlib.util
 import json
-import math
-import random
 import subprocess
 import sys
 import types
@@ -12,62 +9,42 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from strategies import random_spec
+import torch
 
 from lightning_lemonade import cli
 from lightning_lemonade.callback import SearchCallback, SearchInfo
 from lightning_lemonade.errors import HistoryError
-from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord
+from lightning_lemonade.history import History
+from lightning_lemonade.morphisms import Widen
+from lightning_lemonade.records import GenerationRecord, ObjectiveRecord
+from lightning_lemonade.search import Child, Failure, Measurement, Outcome, TaskResult
+from lightning_lemonade.spaces import ConvNetSpace
 
-SPEC = random_spec(random.Random(0))
-OBJECTIVES = [ObjectiveRecord("error", "error", "", "trained"), ObjectiveRecord("params", "params", "parameters", "spec")]
-
-
-def candidate(id_: int, error: float, params: float, test_error: float | None) -> CandidateRecord:
-    return CandidateRecord(
-        id=id_,
-        parent=None if id_ == 0 else 0,
-        generation=min(id_, 1),
-        state="evaluated",
-        failure=None,
-        spec=SPEC,
-        hash=f"hash{id_}",
-        mutations=() if id_ == 0 else ({"operator": "widen"},),
-        objectives={"error": error, "params": params},
-        spreads={},
-        start_error=None,
-        test_error=test_error,
-        epochs=1,
-        cumulative_epochs=1 + id_,
-        images=10,
-        cumulative_images=20,
-        seconds={},
-        in_front=True,
-    )
+OBJECTIVES = [ObjectiveRecord("error", "error", "share", "trained"), ObjectiveRecord("params", "params", "parameters", "spec")]
 
 
-class FakeHistory:
-    def __init__(self) -> None:
-        self.rows = [candidate(0, 0.25, 1000.0, 0.26), candidate(1, 0.125, 2000.0, math.nan)]
+def recorded(run_dir: Path) -> SearchInfo:
+    """A run of two generations: a starting network, a child of it, and a child that failed."""
+    config, bounds = {"max_generations": 1}, {"error": (0.0, 0.9), "params": (100.0, 1e4)}
+    history = History.create(run_dir, config=config, objectives=OBJECTIVES, bounds=bounds)
+    spec = ConvNetSpace().initial((1, 8, 8), 10)[0]
+    mutation = Widen(Widen.sites(spec)[0][0])
+    history.accept([Child(spec, 0, None, (), {"params": 1000.0}, id=0)])
+    history.record(outcome(0, 0.25, 1000.0, None), {"": {"w": torch.zeros(1)}})
+    history.record_generation(GenerationRecord(0, 0.5, (0,), 1, 1, 1, 0, 1, {"fit": 1.5, "other": 0.5}))
+    history.accept([Child(spec, 1, 0, (mutation,), {"params": 2000.0}, id=1), Child(spec, 1, 0, (mutation,), {"params": 3000.0}, id=2)])
+    history.record(outcome(1, 0.125, 2000.0, 0.375), {"": {"w": torch.zeros(1)}})
+    history.record(Outcome(2, failure=Failure("exception", "no luck")), {})
+    history.record_generation(GenerationRecord(1, 0.75, (0, 1), 4, 2, 1, 1, 2, {"fit": 2.0, "propose": 0.25}))
+    history.record_test_errors({1: {"": 0.1875}})
+    history.finish("finished", "")
+    history.close()
+    return SearchInfo(run_dir, OBJECTIVES, config, bounds, 1, history)
 
-    def candidate(self, candidate_id: int) -> CandidateRecord:
-        return self.rows[candidate_id]
 
-    def candidates(self) -> list[CandidateRecord]:
-        return self.rows
-
-    def front(self) -> list[CandidateRecord]:
-        return self.rows
-
-    def generations(self) -> list[GenerationRecord]:
-        return [
-            GenerationRecord(0, 0.5, (0,), 1, 1, 1, 0, 1, {"fit": 1.5, "other": 0.5}),
-            GenerationRecord(1, 0.75, (0, 1), 4, 2, 1, 1, 3, {"fit": 2.0, "propose": 0.25}),
-        ]
-
-
-def info(run: Path) -> SearchInfo:
-    return SearchInfo(run, OBJECTIVES, {}, {"error": (0.0, 1.0), "params": (3.0, 4.0)}, 1, FakeHistory())
+def outcome(id_: int, error: float, params: float, start_error: float | None) -> Outcome:
+    values = {"error": Measurement(error), "params": Measurement(params)}
+    return Outcome(id_, values, tasks={"": TaskResult(start_error, {"val_error": error}, 1, 10)}, seconds={"fit": 1.0})
 
 
 class FakeTrainer:
@@ -89,7 +66,7 @@ class FakeTrainer:
         callbacks: object = None,
         logger: object = None,
         run_dir: str | None = None,
-        **trainer_kwargs: Any,  # noqa: ANN401  (Lightning's own)
+        **trainer_kwargs: Any,
     ) -> None:
         self.callbacks: Any = callbacks
         self.arguments = {
@@ -105,8 +82,9 @@ class FakeTrainer:
         type(self).calls.append((self.arguments, datamodule))
         if self.raises is not None:
             raise self.raises
+        info = recorded(Path("runs/here"))
         for callback in self.callbacks:
-            callback.on_search_end(info(Path("runs/here")))
+            callback.on_search_end(info)
 
 
 class FakeWandb(SearchCallback):
@@ -115,7 +93,8 @@ class FakeWandb(SearchCallback):
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], Any]]:
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[dict[str, Any], Any]]:
+    monkeypatch.chdir(tmp_path)
     trainer, callbacks = types.ModuleType("trainer"), types.ModuleType("callbacks")
     FakeTrainer.calls, FakeTrainer.raises = [], None
     trainer.LemonadeTrainer = FakeTrainer  # type: ignore[attr-defined]
@@ -167,6 +146,7 @@ def test_search_reads_its_own_printed_configuration(calls: list[Any], tmp_path: 
         (["search", "--config", "missing.yaml"], "missing.yaml"),
         (["search", "--wandb", "perhaps"], "perhaps"),
         (["show", "no/such/run"], "no/such/run"),
+        (["show", "."], "run directory"),
         (["show"], "run"),
         (["show", "x", "--what"], "--what"),
         (["dance"], "dance"),
@@ -174,10 +154,7 @@ def test_search_reads_its_own_printed_configuration(calls: list[Any], tmp_path: 
     ],
 )
 @pytest.mark.usefixtures("calls")
-def test_errors_are_one_line(args: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    history = types.ModuleType("history")
-    history.History = None  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "lightning_lemonade.history", history)
+def test_errors_are_one_line(args: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(args) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
@@ -200,45 +177,48 @@ def test_exit_codes(calls: list[Any], error: BaseException, code: int, capsys: p
     assert capsys.readouterr().err == ("error: in use\n" if code == 2 else "")
 
 
-def test_show_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli, "open_run", info)
-    assert cli.main(["show", "run", "--json"]) == 0
+def test_show_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = recorded(tmp_path / "run").history.candidate(1)
+    assert cli.main(["show", str(tmp_path / "run"), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert set(shown) == {"objectives", "front", "hypervolume", "bounds", "candidates", "seconds", "total_epochs"}
     assert shown["objectives"][1] == {"name": "params", "unit": "parameters", "stage": "spec"}
-    assert shown["front"][1] == {
+    first, second = shown["front"]
+    assert (first["id"], first["parent"], first["start_error"], first["test_error"], first["mutations"]) == (0, None, None, None, [])
+    assert second.pop("mutations") == json.loads(json.dumps([dict(m) for m in record.mutations])) != []
+    assert second == {
         "id": 1,
         "parent": 0,
         "generation": 1,
         "objectives": {"error": 0.125, "params": 2000.0},
-        "start_error": None,
-        "test_error": None,  # NaN is no JSON
+        "start_error": 0.375,
+        "test_error": 0.1875,
         "epochs": 1,
         "cumulative_epochs": 2,
-        "mutations": [{"operator": "widen"}],
-        "hash": "hash1",
+        "hash": record.hash,
     }
     assert shown["hypervolume"] == [0.5, 0.75]
-    assert shown["bounds"] == {"error": [0.0, 1.0], "params": [3.0, 4.0]}
+    assert shown["bounds"] == {"error": [0.0, 0.9], "params": [100.0, 10000.0]}
     assert shown["candidates"] == {"proposed": 5, "evaluated": 2, "failed": 1}
     assert shown["seconds"] == {"propose": 0.25, "inherit": 0.0, "fit": 3.5, "validate": 0.0, "record": 0.0, "other": 0.5}
-    assert shown["total_epochs"] == 3
+    assert shown["total_epochs"] == 2
 
 
-def test_show_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli, "open_run", info)
-    assert cli.main(["show", "run"]) == 0
-    assert "2,000" in capsys.readouterr().out
+def test_show_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded(tmp_path / "run")
+    assert cli.main(["show", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("2,000", "0.1875", "hypervolume: 0.75", str(tmp_path / "run")))
 
 
-def test_show_imports_no_lightning() -> None:
-    code = "import sys; from lightning_lemonade.cli import main; main(['show']); sys.exit('pytorch_lightning' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+def test_show_imports_no_lightning(tmp_path: Path) -> None:
+    recorded(tmp_path)
+    code = (
+        "import sys; from lightning_lemonade.cli import main; sys.exit(main(['show', sys.argv[1]]) or 'pytorch_lightning' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, timeout=120)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("lightning_lemonade.trainer") is None, reason="lightning_lemonade/trainer.py isn't written yet"
-)
 def test_a_tiny_search(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; from lightning_lemonade.cli import main; sys.exit(main())"]
     small = ["--max_generations", "1", "--proposals", "4", "--accepted", "2", "--epochs", "1", "--initial_epochs", "1"]

@@ -4,6 +4,7 @@ Format: `run-*.wandb` is a LevelDB log (7-byte header, 32 KiB blocks, chunks of 
 """
 
 import json
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,22 +69,32 @@ def _values(items: Iterable[Any]) -> dict[str, Any]:
     return values
 
 
-def _records(run_dir: Path) -> Iterator[Any]:
-    (path,) = run_dir.glob("*.wandb")
-    for data in _log_entries(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        yield record
+def _records(run_dir: Path, patience: float = 5.0) -> list[Any]:
+    """The records, once the last says that the run ended: `finish()` may return some milliseconds before W&B's process writes them."""
+    deadline = time.monotonic() + patience
+    while True:
+        records = [_record(data) for path in run_dir.glob("*.wandb") for data in _log_entries(path.read_bytes())]
+        if any(record.WhichOneof("record_type") == "exit" for record in records) or time.monotonic() > deadline:
+            return records
+        time.sleep(0.02)
+
+
+def _record(data: bytes) -> Any:  # noqa: ANN401 (a protobuf)
+    record: Any = wandb_internal_pb2.Record()  # type: ignore[attr-defined]  # re-exported by protobuf's version
+    record.ParseFromString(data)
+    return record
 
 
 def _log_entries(data: bytes) -> Iterator[bytes]:
-    assert data[:4] == b":W&B"
+    assert not data or data[:4] == b":W&B"
     at, entry = FILE_HEADER, b""
     while at + CHUNK_HEADER <= len(data):
         if (left := BLOCK - at % BLOCK) < CHUNK_HEADER:
             at += left
             continue
         length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        if at + CHUNK_HEADER + length > len(data):
+            return  # still being written
         assert kind in {FULL, FIRST, MIDDLE, LAST}
         entry += data[at + CHUNK_HEADER : at + CHUNK_HEADER + length]
         at += CHUNK_HEADER + length

@@ -1,6 +1,6 @@
 """One child's evaluation: inherit, fine-tune, validate."""
 
 from lightning_lemonade.evaluation.data import TaskData
-from lightning_lemonade.evaluation.evaluator import Evaluation, EvaluationRequest, Evaluator, seeded, timed
+from lightning_lemonade.evaluation.evaluator import Evaluation, EvaluationRequest, Evaluator, TestRequest, seeded, timed
 
-__all__ = ["Evaluation", "EvaluationRequest", "Evaluator", "TaskData", "seeded", "timed"]
+__all__ = ["Evaluation", "EvaluationRequest", "Evaluator", "TaskData", "TestRequest", "seeded", "timed"]

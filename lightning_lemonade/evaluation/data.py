@@ -77,7 +77,5 @@ class TaskData(pl.LightningDataModule):
             raise DataError(f"train_dataloader must return a torch DataLoader, got {type(loader).__name__}")
         total = len(loader.dataset)  # type: ignore[arg-type]
         order = derived_rng(seed, "calibration").permutation(total)[:size]
-        batches = DataLoader(
-            loader.dataset, batch_size=256, sampler=[int(i) for i in order], collate_fn=loader.collate_fn, num_workers=0
-        )
+        batches = DataLoader(loader.dataset, batch_size=256, sampler=[int(i) for i in order], collate_fn=loader.collate_fn, num_workers=0)
         return torch.cat([pair(batch)[0] for batch in batches])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.warnings import PossibleUserWarning
+from lightning_fabric.utilities.warnings import PossibleUserWarning
 from torch import Generator, Tensor
 
 from lightning_lemonade.errors import EvaluationError
@@ -38,6 +38,20 @@ class EvaluationRequest:
 
     child: Child
     parent: GraphSpec | None
+    weights: Mapping[str, State]
+
+
+@dataclass(frozen=True)
+class TestRequest:
+    """A trained candidate to measure on the test split.
+
+    Attributes:
+        spec: its architecture.
+        weights: its weights by task.
+    """
+
+    __test__ = False  # no test class, though its name begins like one
+    spec: GraphSpec
     weights: Mapping[str, State]
 
 
@@ -89,7 +103,7 @@ class Evaluator:
             raise KeyboardInterrupt from stop
         except EvaluationError as error:
             failure = Failure("not_a_number", str(error))
-        except Exception as error:  # noqa: BLE001 (recorded as the child's failure, with its type)
+        except Exception as error:
             failure = Failure("exception", f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0])
         return Evaluation(Outcome(child.id, failure=failure, seconds=seconds), {})
 
@@ -125,6 +139,16 @@ class Evaluator:
             if not np.isfinite(measured.value):
                 raise EvaluationError(f"objective {key} is {measured.value}")
         return Evaluation(Outcome(child.id, values, None, results, seconds), weights)
+
+    def test(self, request: TestRequest) -> dict[str, float]:
+        """Returns the error on the test split by task, for tasks that have one."""
+        errors = {}
+        for task, data in self.tasks.items():
+            if data.has_test:
+                module = self.factory(request.spec, self.training)
+                module.network.load_state_dict(dict(request.weights[task]))
+                errors[task] = self.metrics(module, data, "test")["val_error"]
+        return errors
 
     def _inherited(self, request: EvaluationRequest, spec: GraphSpec, task: str) -> State:
         """Returns the child's weights before training: the parent's, through each mutation in turn."""

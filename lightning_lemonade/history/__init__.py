@@ -1,4 +1,4 @@
-"""What a search leaves on disk: a database (SQLite) and weights (safetensors), written so that a kill at any moment loses one child at most."""
+"""What a search leaves on disk: a database (SQLite) and weights (safetensors), written so that a kill loses one child at most."""
 
 from lightning_lemonade.history.history import History
 from lightning_lemonade.history.schema import SCHEMA_VERSION

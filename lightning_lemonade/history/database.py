@@ -23,12 +23,7 @@ def engine(path: Path, *, writable: bool, create: bool = False) -> Engine:
         uri = f"file:{quote(str(path.resolve()))}?mode={'rwc' if create else 'rw'}"
         connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
-            for pragma in (
-                "trusted_schema = OFF",
-                "synchronous = FULL",
-                "foreign_keys = ON",
-                f"query_only = {'OFF' if writable else 'ON'}",
-            ):
+            for pragma in ("trusted_schema = OFF", "synchronous = FULL", "foreign_keys = ON"):
                 connection.execute(f"PRAGMA {pragma}")
             connection.execute(f"PRAGMA query_only = {'OFF' if writable else 'ON'}")
         except sqlite3.Error:
@@ -52,7 +47,9 @@ def check_database(session: Session, run_dir: Path) -> None:
     if connection.exec_driver_sql("PRAGMA application_id").scalar() != APPLICATION_ID:
         raise HistoryError(f"{path} is a database of another program. Give the directory that a search made")
     version = connection.exec_driver_sql("SELECT schema_version FROM run").scalar()
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
+    if not isinstance(version, int):
+        raise HistoryError(f"{path} is damaged: it tells no schema version. Restore it from a copy")
+    if version > SCHEMA_VERSION:
         raise HistoryError(f"{path} has the schema {version}; this release reads up to {SCHEMA_VERSION}: upgrade lightning-lemonade")
     problem = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
     if problem != "ok":

@@ -3,22 +3,20 @@
 import hashlib
 import json
 import math
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
-from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import InstrumentedAttribute, Session
-from sqlalchemy.pool import NullPool
 
 from lightning_lemonade.errors import HistoryError, LemonadeError
 from lightning_lemonade.graph import GraphSpec
+from lightning_lemonade.history.database import DATABASE, cause, check_database, engine
 from lightning_lemonade.history.schema import (
     APPLICATION_ID,
     SCHEMA_VERSION,
@@ -39,8 +37,6 @@ from lightning_lemonade.records import CandidateRecord, GenerationRecord, Object
 from lightning_lemonade.search.candidate import Child, Failure, Outcome, TaskResult
 from lightning_lemonade.search.candidate import State as CandidateState
 
-DATABASE = "history.sqlite"
-BUSY_SECONDS = 30.0
 UNFINISHED = ("accepted", "running")
 _Row = TypeVar("_Row", bound=Base)
 
@@ -62,10 +58,10 @@ class History:
     def __init__(self, run_dir: Path, *, writable: bool) -> None:
         self.run_dir = run_dir
         self._writable = writable
-        self._engine = _engine(run_dir / DATABASE, writable=writable)
+        self._engine = engine(run_dir / DATABASE, writable=writable)
         self._specs: dict[int, GraphSpec] = {}
         with self._reading() as session:
-            _check_database(session, run_dir)
+            check_database(session, run_dir)
             run = session.scalars(select(RunRow)).one()
             rows = session.scalars(select(ObjectiveRow).order_by(ObjectiveRow.position))
             self.config: Mapping[str, Any] = run.config
@@ -98,31 +94,35 @@ class History:
         run_dir = Path(run_dir)
         path, beside = run_dir / DATABASE, run_dir / f".{DATABASE}.tmp"
         if path.exists():
-            raise HistoryError(
-                f"{run_dir} holds a run already: resume it (`lightning-lemonade resume {run_dir}`) or give another directory"
-            )
-        run = {"id": 1, "schema_version": SCHEMA_VERSION, "created": datetime.now(UTC).isoformat(), "status": "running", "stop_reason": ""}
-        run |= {
+            raise HistoryError(f"{run_dir} holds a run already: resume it (lightning-lemonade resume {run_dir}) or give another one")
+        if not tasks or len(set(tasks)) != len(tasks):
+            raise HistoryError(f"the tasks {list(tasks)} can't be recorded: give at least one, each with its own name")
+        run = {
+            "id": 1,
+            "schema_version": SCHEMA_VERSION,
+            "created": datetime.now(UTC).isoformat(),
             "config": _json_values(config),
-            "bounds": {k: [float(low), float(high)] for k, (low, high) in bounds.items()},
-            "tasks": [*tasks],
+            "bounds": {key: [float(low), float(high)] for key, (low, high) in bounds.items()},
+            "tasks": list(tasks),
+            "status": "running",
+            "stop_reason": "",
         }
         try:
             (run_dir / FOLDER).mkdir(parents=True, exist_ok=True)
             beside.unlink(missing_ok=True)
-            engine = _engine(beside, writable=True, create=True)
-            with engine.begin() as connection:
+            database = engine(beside, writable=True, create=True)
+            with database.begin() as connection:
                 connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
                 Base.metadata.create_all(connection)
                 connection.execute(insert(RunRow), [run])
                 rows = [{"position": i, "key": o.key, "name": o.name, "unit": o.unit, "stage": o.stage} for i, o in enumerate(objectives)]
                 if rows:
                     connection.execute(insert(ObjectiveRow), rows)
-            engine.dispose()
+            database.dispose()
             beside.replace(path)
             fsync_directory(run_dir)
         except (OSError, SQLAlchemyError) as error:
-            raise HistoryError(f"no run can be started in {run_dir}: {_cause(error)}. Give a directory that can be written") from error
+            raise HistoryError(f"no run can be started in {run_dir}: {cause(error)}. Give a directory that can be written") from error
         return cls(run_dir, writable=True)
 
     @classmethod
@@ -334,11 +334,8 @@ class History:
         Two searches of one seed that are promised to be equal give equal digests.
         """
         with self._reading() as session:
-            rows = [
-                [row.id, row.parent, row.generation, row.state, row.failure_kind, row.hash, row.spec, row.mutations]
-                + [row.epochs, row.images, row.cumulative_epochs, row.cumulative_images]
-                for row in session.scalars(select(CandidateRow).order_by(CandidateRow.id))
-            ]
+            columns = [column for column in CandidateRow.__table__.columns if column.name != "failure_text"]
+            rows = [list(row) for row in session.execute(select(*columns).order_by(CandidateRow.id))]
             values = [
                 [row.candidate, row.objective, repr(row.value), repr(row.spread)]
                 for row in session.scalars(select(ValueRow).order_by(ValueRow.candidate, ValueRow.objective))
@@ -366,8 +363,8 @@ class History:
                 yield session
         except HistoryError:
             raise
-        except (SQLAlchemyError, LemonadeError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise HistoryError(f"{path} can't be read: {_cause(error)}. It is damaged or no history: restore it from a copy") from error
+        except (SQLAlchemyError, LemonadeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise HistoryError(f"{path} can't be read: {cause(error)}. It is damaged or no history: restore it from a copy") from error
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
@@ -378,7 +375,7 @@ class History:
             with Session(self._engine) as session, session.begin():
                 yield session
         except SQLAlchemyError as error:
-            raise HistoryError(f"{self.run_dir / DATABASE} can't be written: {_cause(error)}") from error
+            raise HistoryError(f"{self.run_dir / DATABASE} can't be written: {cause(error)}") from error
 
     def _row(self, session: Session, candidate_id: int) -> CandidateRow:
         row = session.get(CandidateRow, candidate_id)
@@ -418,15 +415,13 @@ class History:
         _insert(session, ValueRow, rows)
 
     def _check_complete(self, outcome: Outcome, weights: Mapping[str, State]) -> None:
-        expected = {
-            "value": {o.key for o in self.objectives},
-            "result for the task": set(self.tasks),
-            "weights for the task": set(self.tasks),
-        }
-        given = {"value": set(outcome.values), "result for the task": set(outcome.tasks), "weights for the task": set(weights)}
-        for what, names in expected.items():
-            if names != given[what]:
-                odd = sorted(names ^ given[what])[0]
+        checks = (
+            ("value", [objective.key for objective in self.objectives], outcome.values),
+            ("result for the task", self.tasks, outcome.tasks),
+            ("weights for the task", self.tasks, weights),
+        )
+        for what, names, given in checks:
+            for odd in sorted(set(names) ^ set(given)):
                 problem = f"lacks the {what}" if odd in names else f"has an unknown {what}"
                 raise HistoryError(f"candidate {outcome.id} {problem} {odd!r}: an evaluated child has one for each, and no others")
 
@@ -484,49 +479,6 @@ class History:
         ]
 
 
-def _engine(path: Path, *, writable: bool, create: bool = False) -> Engine:
-    """Makes the engine. A connection for each transaction: cheap, and safe with threads and forks."""
-
-    def connect() -> sqlite3.Connection:
-        # rw even for reading: SQLite opens a write-protected file read-only by itself, and may roll back what a killed writer left.
-        uri = f"file:{quote(str(path.resolve()))}?mode={'rwc' if create else 'rw'}"
-        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            for pragma in (
-                "trusted_schema = OFF",
-                "synchronous = FULL",
-                "foreign_keys = ON",
-                f"query_only = {'OFF' if writable else 'ON'}",
-            ):
-                connection.execute(f"PRAGMA {pragma}")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
-
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
-    event.listen(engine, "begin", _begin)
-    return engine
-
-
-def _begin(connection: Connection) -> None:
-    """Begins a transaction for reads, too, which Python's sqlite3 doesn't: what several queries see is one state."""
-    connection.exec_driver_sql("BEGIN")
-
-
-def _check_database(session: Session, run_dir: Path) -> None:
-    """Raises a HistoryError unless this is a whole database of ours that this release reads."""
-    connection, path = session.connection(), run_dir / DATABASE
-    if connection.exec_driver_sql("PRAGMA application_id").scalar() != APPLICATION_ID:
-        raise HistoryError(f"{path} is a database of another program. Give the directory that a search made")
-    version = connection.exec_driver_sql("SELECT schema_version FROM run").scalar()
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise HistoryError(f"{path} has the schema {version}; this release reads up to {SCHEMA_VERSION}: upgrade lightning-lemonade")
-    problem = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-    if problem != "ok":
-        raise HistoryError(f"{path} is damaged: {problem}. Restore it from a copy")
-
-
 def _insert(session: Session, model: type[Base], rows: Sequence[dict[str, Any]]) -> None:
     if rows:  # without rows SQLAlchemy would insert one of defaults
         session.execute(insert(model), rows)
@@ -568,8 +520,3 @@ def _json_values(config: Mapping[str, Any]) -> dict[str, Any]:
         return cast(dict[str, Any], json.loads(json.dumps(dict(config))))
     except (TypeError, ValueError) as error:
         raise HistoryError(f"the configuration isn't made of JSON values: {error}. Give texts, numbers, lists and mappings") from error
-
-
-def _cause(error: BaseException) -> object:
-    """Returns what the driver said, without SQLAlchemy's statement and link."""
-    return getattr(error, "orig", None) or error

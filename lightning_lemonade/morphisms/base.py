@@ -1,7 +1,7 @@
 """Mutation: one change of a network, as plain data, with its two halves kept apart.
 
-`rewrite` changes the spec (pure, fast, without torch), so that a search can judge thousands of proposals; `transfer` moves the weights, only
-for the children that were accepted.
+`rewrite` changes the spec (pure, fast, without torch), so that a search can judge thousands of proposals; `transfer` moves the weights,
+only for the children that were accepted.
 """
 
 import dataclasses

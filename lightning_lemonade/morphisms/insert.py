@@ -16,9 +16,9 @@ from lightning_lemonade.morphisms.state import State, output_moments
 class InsertConvBlock(Mutation):
     """Inserts Conv-BN-ReLU behind a ReLU (exact; types I and III of the paper, section 2).
 
-    The convolution starts as the identity. The batch norm starts with the statistics of what it reads, and with the scale and shift that undo
-    them, so that the block is the identity in eval mode, and in train mode on the calibration batch. A second ReLU after the first changes
-    nothing.
+    The convolution starts as the identity. The batch norm starts with the statistics of what it reads, and with the scale and shift that
+    undo them, so that the block is the identity in eval mode, and in train mode on the calibration batch. A second ReLU after the first
+    changes nothing.
 
     Attributes:
         node: a ReLU over (channels, height, width).

@@ -170,7 +170,7 @@ def _or(scale: Tensor, fallback: float) -> Tensor:
 
 
 def settle(child: GraphSpec, weights: State, maps: Mapping[str, Tensor], x: Tensor) -> State:
-    """Returns a child's weights with new channels set by what a batch shows: no new filter is silent, and batch norm statistics are measured.
+    """Returns a child's weights with new channels set by what a batch shows: no new filter is silent, new statistics are measured.
 
     A new filter whose outputs are almost all negative would be dead behind a ReLU, and with zero weights behind it, it could never recover;
     its sign is turned. Source: ours.
@@ -200,7 +200,7 @@ def settle(child: GraphSpec, weights: State, maps: Mapping[str, Tensor], x: Tens
 
 
 def _turn_silent(new: Tensor, module: nn.Module, _: tuple[Tensor, ...], values: Tensor) -> Tensor:
-    """Turns the sign of new filters with fewer than one positive in twenty negative outputs; their bias is zero, so the outputs turn, too."""
+    """Turns the sign of new filters with fewer than one positive output for twenty negative ones, and their outputs; the bias is zero."""
     dims = [d for d in range(values.ndim) if d != 1]
     silent = 20 * (values > 0).sum(dims) < (values < 0).sum(dims)
     sign = torch.where(silent & new.to(values.device), -1, 1).to(values.dtype)

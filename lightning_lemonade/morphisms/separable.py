@@ -15,8 +15,8 @@ from lightning_lemonade.morphisms.state import State, reestimated
 class ToSeparable(Mutation):
     """Replaces a convolution by a depthwise and a pointwise one (approximate; paper, section 3).
 
-    The kernels start as the best approximation of rank one for each input channel (by singular values), in the sense of the weights' squared
-    error. Batch norm statistics below are re-estimated.
+    The kernels start as the best approximation of rank one for each input channel (by singular values), in the sense of the weights'
+    squared error. Batch norm statistics below are re-estimated.
 
     Attributes:
         node: a convolution with one group, more than one input channel, and a kernel larger than 1.

@@ -10,8 +10,9 @@ Array = NDArray[np.float64]
 class CheapDensity:
     """A Gaussian kernel estimate over log-transformed, standardised cheap objectives.
 
-    On raw parameter counts the estimate collapses onto the large networks, so it is made over logarithms (ours). The density is floored by that of
-    the population's rarest member, and is uniform where fewer than three distinct members, or no cheap objective, are given.
+    On raw parameter counts the estimate collapses onto the large networks, so it is made over logarithms (ours).
+    The density is floored by that of the population's rarest member, and is uniform where fewer than three distinct
+    members, or no cheap objective, are given.
 
     Args:
         population: (n, cheap objectives), all positive.

@@ -19,9 +19,10 @@ _SMALLEST = (300, 10_000)
 class ConvNetSpace:
     """Whole networks: four small ones to start from, and the paper's operators.
 
-    The starting networks have three convolutional blocks with max pooling, a global average and a linear layer; two are plain, two depthwise-separable. They
-    have about 15, 50, 100 and 400 thousand parameters for images of 32x32x3 and 0.5 to 10 thousand for 8x8 digits, with sizes between for what lies between (the
-    paper gives the former; the rest is ours). The smallest network allowed has 10 thousand parameters at 32x32x3, 300 at 8x8.
+    The starting networks have three convolutional blocks with max pooling, a global average and a linear layer; two are
+    plain, two depthwise-separable. They have about 15, 50, 100 and 400 thousand parameters for images of 32x32x3 (the
+    paper's), 0.5 to 10 thousand for 8x8 digits (ours), and sizes between for what lies between. The smallest network
+    allowed has 10 thousand parameters at 32x32x3 and 300 at 8x8.
 
     Args:
         operators: the mutations to draw from, uniformly.

@@ -4,17 +4,18 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from lightning_lemonade.callbacks import SearchProgressBar
 from memory_history import SmallSearch
 from rich.console import Console
+
+from lightning_lemonade.callbacks import SearchProgressBar
 
 
 def plain() -> Console:
     return Console(file=StringIO(), width=40, force_terminal=False)
 
 
-def terminal() -> Console:
-    return Console(file=StringIO(), width=160, force_terminal=True, color_system=None, _environ={"TERM": "xterm"})
+def terminal(width: int = 120) -> Console:
+    return Console(file=StringIO(), width=width, force_terminal=True, color_system="standard", _environ={"TERM": "xterm"})
 
 
 def text(console: Console) -> str:
@@ -50,10 +51,18 @@ def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
     shown = text(console)
     assert "generation 0/1 · child 1/2" in shown
     assert "generation 1/1 · child 2/2 · front 2 · best error 1.4 % · hypervolume 0.812" in shown
-    assert "1/1" in shown
     assert "child 3 failed (not_a_number): loss [nan]" in shown
     assert "starting networks" not in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor is hidden, and shown again
+
+
+def test_a_narrow_terminal_gets_a_second_line(tmp_path: Path) -> None:
+    console = terminal(width=50)
+    SmallSearch(tmp_path).run(SearchProgressBar(console))
+    *_, first, second, _ = text(console).splitlines()
+    assert "━" * 10 in first
+    assert "generation 1/1 · child 2/2 · front 2 ·" in first
+    assert second.strip() == "best error 1.4 % · hypervolume 0.812"
 
 
 @pytest.mark.parametrize("max_generations", [None, 9])

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import wandb
-from lightning_lemonade.callbacks import WandbPopulationLogger
 from memory_history import SmallSearch
 from wandb_files import read_config, read_exit_code, read_history, read_summary, read_tables, run_dirs
 
+from lightning_lemonade.callbacks import WandbPopulationLogger
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.records import CandidateRecord
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from lightning_lemonade.datamodules import DigitsDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import ConfigurationError
 
 SPLITS = ("train", "val", "test")

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -37,4 +39,4 @@ def test_hypervolume_of_known_fronts():
 def test_hypervolume_never_falls_when_a_point_joins(points):
     points[:, 1] = 10 ** (2 + 4 * points[:, 1])
     volumes = [hypervolume(points[: n + 1], KEYS, BOUNDS) for n in range(len(points))]
-    assert all(b >= a - 1e-12 for a, b in zip(volumes, volumes[1:], strict=False))
+    assert all(b >= a - 1e-12 for a, b in pairwise(volumes))

@@ -1,0 +1,129 @@
+import random
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_lemonade.datamodules import DigitsDataModule
+from lightning_lemonade.errors import DataError
+from lightning_lemonade.evaluation import EvaluationRequest, Evaluator, TaskData, seeded
+from lightning_lemonade.module import LemonadeModule, Training
+from lightning_lemonade.objectives import resolve
+from lightning_lemonade.search import Child
+from lightning_lemonade.spaces import EXACT_OPERATORS, ConvNetSpace
+
+SPEC = ConvNetSpace().initial((1, 8, 8), 10)[1]
+
+
+class Exploding(LemonadeModule):
+    def loss(self, logits, target):
+        return super().loss(logits, target) * float("nan")
+
+
+class Raising(LemonadeModule):
+    def loss(self, logits, target):
+        raise RuntimeError("the user's own bug")
+
+
+def make_evaluator(factory=LemonadeModule, **training):
+    data = TaskData(DigitsDataModule())
+    return Evaluator(
+        tasks={"": data},
+        calibration={"": data.calibration(256, 0)},
+        objectives=resolve(["error", "params", "macs"]),
+        training=Training(epochs=1, initial_epochs=2, **training),
+        factory=factory,
+        seed=0,
+        trainer_arguments={"accelerator": "cpu"},
+    )
+
+
+@pytest.fixture(scope="module")
+def parent():
+    torch.set_num_threads(1)
+    evaluator = make_evaluator()
+    return evaluator, evaluator.evaluate(EvaluationRequest(Child(SPEC, 0, None, (), {}, 0), None, {}))
+
+
+def test_a_starting_network_is_trained_and_measured(parent):
+    outcome = parent[1].outcome
+    assert outcome.failure is None
+    assert outcome.values["error"].value < 0.85
+    assert outcome.values["params"].value == SPEC.parameter_count
+    assert outcome.values["macs"].value == SPEC.macs
+    assert outcome.tasks[""].epochs == 2
+    assert outcome.tasks[""].images == 2 * len(parent[0].tasks[""].inner.train_dataloader().dataset)
+    assert outcome.tasks[""].start_error is None
+
+
+def test_children_by_exact_mutations_start_at_their_parents_error(parent):
+    evaluator, trained = parent
+    space, rng = ConvNetSpace(operators=EXACT_OPERATORS), np.random.default_rng(0)
+    validation = len(evaluator.tasks[""].inner.val_dataloader().dataset)
+    for i in range(1, 7):
+        mutations, spec = space.mutate(SPEC, rng)
+        outcome = evaluator.evaluate(EvaluationRequest(Child(spec, 1, 0, mutations, {}, i), SPEC, trained.weights)).outcome
+        images = abs(outcome.tasks[""].start_error - trained.outcome.values["error"].value) * validation
+        assert images < 1.5, [str(mutation) for mutation in mutations]
+
+
+def test_the_same_candidate_twice_gives_the_same_weights(parent):
+    evaluator, trained = parent
+    again = evaluator.evaluate(EvaluationRequest(Child(SPEC, 0, None, (), {}, 0), None, {}))
+    assert again.outcome.values == trained.outcome.values
+    assert all(torch.equal(again.weights[""][name], tensor) for name, tensor in trained.weights[""].items())
+
+
+@pytest.mark.parametrize(("factory", "kind", "text"), [(Exploding, "not_a_number", "nan"), (Raising, "exception", "own bug")])
+def test_a_training_that_fails_is_a_failure_with_its_reason(factory, kind, text):
+    evaluation = make_evaluator(factory).evaluate(EvaluationRequest(Child(SPEC, 0, None, (), {}, 0), None, {}))
+    assert evaluation.outcome.failure.kind == kind
+    assert text in evaluation.outcome.failure.text
+    assert not evaluation.outcome.values
+    assert not evaluation.weights
+
+
+def test_seeding_restores_the_global_generators():
+    before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    with seeded(7):
+        first = (random.random(), np.random.rand(), torch.rand(1).item())
+    with seeded(7):
+        assert first == (random.random(), np.random.rand(), torch.rand(1).item())
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+
+class Custom(pl.LightningDataModule):
+    def __init__(self, dataset, collate=None):
+        super().__init__()
+        self.dataset, self.collate, self.setups = dataset, collate, 0
+
+    def setup(self, stage):
+        self.setups += 1
+
+    def train_dataloader(self):
+        return DataLoader(self.dataset, batch_size=8, collate_fn=self.collate)
+
+    val_dataloader = train_dataloader
+
+
+def test_a_users_data_module_is_set_up_once_and_its_classes_are_counted():
+    inner = Custom(TensorDataset(torch.rand(32, 3, 12, 12), torch.arange(32) % 5))
+    data = TaskData(inner)
+    module = LemonadeModule(ConvNetSpace().initial((3, 12, 12), 5)[0])
+    for _ in range(2):
+        pl.Trainer(
+            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
+        ).fit(module, datamodule=data)
+    assert data.shapes() == ((3, 12, 12), 5)
+    assert inner.setups == 1
+    assert not data.has_test
+
+
+def test_batches_that_are_dicts_are_explained():
+    def collate(rows):
+        return {"image": torch.stack([row[0] for row in rows]), "label": torch.stack([row[1] for row in rows])}
+
+    with pytest.raises(DataError, match="image, label"):
+        TaskData(Custom(TensorDataset(torch.rand(8, 1, 8, 8), torch.arange(8)), collate)).shapes()

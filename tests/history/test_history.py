@@ -1,0 +1,384 @@
+"""History: what is recorded comes back, and damage is named."""
+
+import json
+import math
+import shutil
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from runs import BOUNDS, CONFIG, OBJECTIVES, child, convnet, create, generation, outcome, record_run, state_of
+from sqlalchemy import Engine, event
+from strategies import specs
+
+from lightning_lemonade.callback import HistoryReader
+from lightning_lemonade.errors import HistoryError
+from lightning_lemonade.graph import GraphSpec
+from lightning_lemonade.history import History
+from lightning_lemonade.search import Failure, Measurement, Outcome, TaskResult
+
+
+def test_a_run_comes_back_as_it_was_recorded(tmp_path: Path) -> None:
+    record_run(tmp_path / "run").finish("finished", "max_generations=1 reached")
+    history: HistoryReader = History.open(tmp_path / "run")
+    assert isinstance(history, History)
+    assert (history.config, history.objectives, history.bounds, history.tasks) == (CONFIG, OBJECTIVES, BOUNDS, ("",))
+    assert (history.status, history.stop_reason) == ("finished", "max_generations=1 reached")
+    assert [c.id for c in history.candidates()] == [0, 1, 2, 3]
+    best = history.candidate(2)
+    assert best == history.candidates()[2]
+    assert best.spec == convnet(8)
+    assert best.hash == convnet(8).structural_hash
+    assert best.mutations == ({"kind": "widen", "node": "n1", "factor": 2.0},)
+    assert best.objectives == {"error": 0.25, "params": float(convnet(8).parameter_count), "latency": 2.1}
+    assert list(best.objectives) == [o.key for o in OBJECTIVES]
+    assert best.spreads == {"latency": 0.02}
+    assert (best.parent, best.generation, best.state, best.failure, best.in_front) == (0, 1, "evaluated", None, True)
+    assert (best.start_error, best.test_error) == (0.5, 0.3)
+    assert (best.epochs, best.cumulative_epochs, best.images, best.cumulative_images) == (5, 8, 500, 800)
+    assert best.seconds == {"fit": 2.5, "validate": 0.1}
+    assert history.generations() == [generation(0, (0,), 0.3), generation(1, (2, 0), 0.4, failed=1)]
+    assert [c.id for c in history.front()] == [0, 2]
+    assert not history.candidate(1).in_front
+    expected = state_of(convnet(8), 2)
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in history.weights(2).items())
+
+
+def test_a_failed_child_keeps_its_spec_objectives_and_its_cost(tmp_path: Path) -> None:
+    failed = record_run(tmp_path).candidate(3)
+    assert (failed.state, failed.failure) == ("failed", Failure("exception", "out of memory"))
+    assert failed.objectives == {"params": float(convnet(6).parameter_count)}
+    assert (failed.epochs, failed.cumulative_epochs, failed.cumulative_images) == (1, 4, 400)
+
+
+def test_states_go_from_accepted_to_running_to_evaluated(tmp_path: Path) -> None:
+    history = create(tmp_path)
+    history.accept([child(0, convnet())])
+    assert (history.candidate(0).state, history.candidate(0).start_error) == ("accepted", None)
+    history.start(0)
+    history.start(0)  # a retry
+    assert history.candidate(0).state == "running"
+    assert history.front() == []
+    record = history.record(outcome(0, 0.5, convnet()), {"": state_of(convnet(), 0)})
+    assert record.state == "evaluated"
+    assert record == history.candidate(0)
+    for again in (lambda: history.start(0), lambda: history.record(outcome(0, 0.5, convnet()), {"": state_of(convnet(), 0)})):
+        with pytest.raises(HistoryError, match="evaluated already"):
+            again()
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    architectures=st.lists(specs(6), min_size=1, max_size=4),
+    floats=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=3, max_size=3),
+    text=st.text(),
+)
+def test_any_specs_values_and_texts_come_back(tmp_path: Path, architectures: list[GraphSpec], floats: list[float], text: str) -> None:
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    history = create(tmp_path / "run")
+    history.accept([child(i, spec) for i, spec in enumerate(architectures)])
+    values = {o.key: Measurement(value, abs(value)) for o, value in zip(OBJECTIVES, floats, strict=True)}
+    history.record(Outcome(0, values, None, {"": TaskResult(floats[0], {text: floats[1]}, 1, 1)}), {"": state_of(convnet(), 0)})
+    for i in range(1, len(architectures)):
+        history.record(Outcome(i, failure=Failure("exception", text)), {})
+    history.finish("failed", text)
+    back = History.open(tmp_path / "run")
+    assert [c.spec for c in back.candidates()] == architectures
+    assert back.candidate(0).objectives == {key: m.value for key, m in values.items()}
+    assert back.candidate(0).spreads == {key: m.spread for key, m in values.items()}
+    assert back.candidate(0).start_error == floats[0]
+    assert back.stop_reason == text.encode(errors="replace").decode()
+    assert back.digest() == history.digest()
+
+
+def test_several_tasks_have_their_own_weights_and_the_first_ones_errors_count(tmp_path: Path) -> None:
+    history = create(tmp_path, ("fine/grained", "../coarse"))
+    history.accept([child(0, convnet())])
+    first, second = state_of(convnet(), 0), state_of(convnet(), 1)
+    results = {"../coarse": TaskResult(0.9, {}, 2, 20), "fine/grained": TaskResult(0.8, {}, 3, 30)}
+    record = history.record(replace(outcome(0, 0.5, convnet()), tasks=results), {"fine/grained": first, "../coarse": second})
+    assert (record.start_error, record.epochs, record.images) == (0.8, 5, 50)
+    history.record_test_errors({0: {"../coarse": 0.7, "fine/grained": 0.6}})
+    assert history.candidate(0).test_error == 0.6
+    assert torch.equal(history.weights(0, "../coarse")["n1.weight"], second["n1.weight"])
+    assert torch.equal(history.weights(0, "fine/grained")["n1.weight"], first["n1.weight"])
+    assert sorted(p.name for p in (tmp_path / "weights").iterdir()) == ["000000-0.safetensors", "000000-1.safetensors"]
+    with pytest.raises(HistoryError, match="no task 'other'; its tasks are: 'fine/grained', '../coarse'"):
+        history.weights(0, "other")
+
+
+def test_numbers_of_numpy_are_stored_as_numbers(tmp_path: Path) -> None:
+    history = create(tmp_path)
+    spec = convnet()
+    history.accept([replace(child(0, spec), values={"params": np.int64(7)})])
+    assert history.candidate(0).objectives == {"params": 7.0}
+    given = outcome(0, 0.5, spec)
+    history.record(replace(given, values={**given.values, "error": Measurement(np.float32(0.5))}), {"": state_of(spec, 0)})
+    assert history.candidate(0).objectives["error"] == 0.5
+
+
+def test_a_start_error_that_is_no_number_isnt_taken_for_none(tmp_path: Path) -> None:
+    history = create(tmp_path)
+    history.accept([child(0, convnet())])
+    assert history.record(outcome(0, 0.5, convnet(), start_error=math.nan), {"": state_of(convnet(), 0)}).start_error == math.inf
+
+
+def test_incomplete_outcomes_are_refused_and_leave_the_child_as_it_was(tmp_path: Path) -> None:
+    history = create(tmp_path)
+    spec = convnet()
+    history.accept([child(0, spec)])
+    good, weights = outcome(0, 0.5, spec), {"": state_of(spec, 0)}
+    without = {key: value for key, value in good.values.items() if key != "latency"}
+    cases = [
+        (replace(good, values=without), weights, "lacks the value 'latency'"),
+        (replace(good, values={**good.values, "speed": Measurement(1.0)}), weights, "unknown value 'speed'"),
+        (replace(good, values={**good.values, "error": Measurement(math.nan)}), weights, "error is nan"),
+        (replace(good, tasks={}), weights, "lacks the result for the task ''"),
+        (good, {}, "lacks the weights for the task ''"),
+        (replace(good, id=5), weights, "no candidate 5: it has 1"),
+    ]
+    before = history.digest()
+    for given_outcome, given_weights, message in cases:
+        with pytest.raises(HistoryError, match=message):
+            history.record(given_outcome, given_weights)
+    assert history.digest() == before
+
+
+def test_other_impossible_records_are_refused(tmp_path: Path) -> None:
+    history = record_run(tmp_path)
+    before = history.digest()
+    attempts = {
+        "no candidate 9": lambda: history.record_generation(generation(2, (9,), 0.1)),
+        "UNIQUE": lambda: history.record_generation(generation(1, (0,), 0.1)),
+        "no candidate 8": lambda: history.accept([child(4, convnet()), child(5, convnet(), 8, 2)]),
+        "can't be written": lambda: history.accept([child(2, convnet())]),
+        "value of 'speed'": lambda: history.accept([replace(child(4, convnet()), values={"speed": 1.0})]),
+        "no result for the task ''": lambda: (history.accept([child(4, convnet())]), history.record_test_errors({4: {"": 0.1}})),
+    }
+    for message, attempt in list(attempts.items())[:-1]:
+        with pytest.raises(HistoryError, match=message):
+            attempt()
+    assert history.digest() == before
+    with pytest.raises(HistoryError, match="no result for the task ''"):
+        attempts["no result for the task ''"]()
+    with pytest.raises(HistoryError, match="no weights"):
+        history.weights(3)
+
+
+def test_candidates_takes_as_many_queries_for_many_as_for_few(tmp_path: Path) -> None:
+    history = create(tmp_path)
+    statements: list[str] = []
+    event.listen(Engine, "before_cursor_execute", lambda connection, cursor, statement, *rest: statements.append(statement))
+    counts = []
+    for start in (0, 50):
+        history.accept([child(i, convnet()) for i in range(start, start + 50)])
+        statements.clear()
+        assert len(history.candidates()) == start + 50
+        counts.append(len(statements))
+    assert counts[0] == counts[1] <= 7
+
+
+class TestDigest:
+    def test_equal_histories_have_equal_digests(self, tmp_path: Path) -> None:
+        a, b = record_run(tmp_path / "a"), record_run(tmp_path / "somewhere" / "b")
+        a.finish("finished", "time")
+        assert a.digest() == b.digest() == History.open(tmp_path / "a").digest()
+
+    def test_times_dont_count(self, tmp_path: Path) -> None:
+        a, b = create(tmp_path / "a"), create(tmp_path / "b")
+        for history, seconds in ((a, 1.0), (b, 2.0)):
+            history.accept([child(0, convnet())])
+            history.record(replace(outcome(0, 0.5, convnet()), seconds={"fit": seconds}), {"": state_of(convnet(), 0)})
+            history.record_generation(replace(generation(0, (0,), 0.1), seconds={"fit": seconds}))
+        assert a.digest() == b.digest()
+
+    def test_everything_else_does(self, tmp_path: Path) -> None:
+        base = record_run(tmp_path / "base")
+        digests = [
+            base.digest(),
+            record_run(tmp_path / "value", error=math.nextafter(0.25, 1)).digest(),
+            record_run(tmp_path / "weights", seed=9).digest(),
+        ]
+        base.record_test_errors({0: {"": 0.4}})
+        digests.append(base.digest())
+        base.record_generation(generation(2, (0, 2), 0.4))
+        digests.append(base.digest())
+        base.accept([child(4, convnet())])
+        digests.append(base.digest())
+        base.start(4)
+        digests.append(base.digest())
+        assert len(set(digests)) == len(digests)
+
+
+class TestDirectories:
+    def test_a_run_isnt_overwritten(self, tmp_path: Path) -> None:
+        digest = record_run(tmp_path).digest()
+        with pytest.raises(HistoryError, match="holds a run already: resume it"):
+            create(tmp_path)
+        assert History.open(tmp_path).digest() == digest
+
+    def test_what_a_killed_creation_left_doesnt_matter(self, tmp_path: Path) -> None:
+        (tmp_path / "weights").mkdir()
+        (tmp_path / ".history.sqlite.tmp").write_bytes(b"half")
+        assert create(tmp_path).candidates() == []
+
+    def test_creation_names_what_is_wrong(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(HistoryError, match="no run can be started"):
+            create(tmp_path / "file")
+        with pytest.raises(HistoryError, match="JSON values"):
+            History.create(tmp_path / "a", config={"x": object()}, objectives=OBJECTIVES, bounds=BOUNDS)
+        with pytest.raises(HistoryError, match="at least one"):
+            create(tmp_path / "b", ("a", "a"))
+
+    def test_names_with_odd_characters(self, tmp_path: Path) -> None:
+        record_run(tmp_path / "a?mode=ro#50% ü '\"")
+        assert len(History.open(tmp_path / "a?mode=ro#50% ü '\"").candidates()) == 4
+
+    def test_reading_writes_nothing(self, tmp_path: Path) -> None:
+        run = tmp_path / "run"
+        record_run(run).close()
+        before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.rglob("*") if p.is_file()}
+        for path in (*run.rglob("*"), run):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        history = History.open(run)
+        assert len(history.candidates()) == 4
+        assert history.weights(0)
+        for write in (
+            lambda: history.start(0),
+            lambda: history.finish("x", "y"),
+            lambda: history.record_generation(generation(5, (), 0.0)),
+        ):
+            with pytest.raises(HistoryError, match="for reading only"):
+                write()
+        assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.rglob("*") if p.is_file()}
+        for path in (run, *run.rglob("*")):
+            path.chmod(0o755)
+
+    def test_a_closed_history_doesnt_write(self, tmp_path: Path) -> None:
+        history = record_run(tmp_path)
+        history.close()
+        with pytest.raises(HistoryError, match="for reading only"):
+            history.finish("finished", "")
+
+    def test_a_reader_sees_what_a_writer_commits(self, tmp_path: Path) -> None:
+        writer = create(tmp_path)
+        reader = History.open(tmp_path)
+        writer.accept([child(0, convnet())])
+        assert [c.id for c in reader.candidates()] == [0]
+
+
+class TestDamage:
+    def test_directories_that_are_no_runs(self, tmp_path: Path) -> None:
+        with pytest.raises(HistoryError, match="is not there"):
+            History.open(tmp_path / "missing")
+        with pytest.raises(HistoryError, match="isn't a run directory"):
+            History.open(tmp_path)
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(HistoryError, match="a file, no directory"):
+            History.open(tmp_path / "file")
+
+    @pytest.mark.parametrize("content", [b"", b"SQLite format 3\x00", b"just a text\n" * 1000])
+    def test_files_that_are_no_databases(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "history.sqlite").write_bytes(content)
+        with pytest.raises(HistoryError, match=r"history\.sqlite"):
+            History.open(tmp_path)
+
+    @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.95])
+    def test_a_truncated_database(self, tmp_path: Path, share: float) -> None:
+        record_run(tmp_path).close()
+        content = (tmp_path / "history.sqlite").read_bytes()
+        (tmp_path / "history.sqlite").write_bytes(content[: int(share * len(content))])
+        with pytest.raises(HistoryError, match=r"restore|Restore|another program"):
+            History.open(tmp_path).candidates()
+
+    def test_a_foreign_database(self, tmp_path: Path) -> None:
+        connection = sqlite3.connect(tmp_path / "history.sqlite")
+        connection.execute("CREATE TABLE run (schema_version INTEGER)")
+        connection.commit()
+        connection.close()
+        with pytest.raises(HistoryError, match="another program"):
+            History.open(tmp_path)
+
+    def test_a_newer_schema(self, tmp_path: Path) -> None:
+        self._change(tmp_path, "UPDATE run SET schema_version = 99")
+        with pytest.raises(HistoryError, match="schema 99; this release reads up to 1: upgrade"):
+            History.open(tmp_path)
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "DROP TABLE value",
+            "DELETE FROM run",
+            "UPDATE run SET bounds = 'no json'",
+            "UPDATE run SET tasks = '[]'",
+            "UPDATE run SET tasks = '3'",
+            "UPDATE candidate SET spec = '{}'",
+            "UPDATE candidate SET mutations = 'no json'",
+        ],
+    )
+    def test_tables_that_were_tampered_with(self, tmp_path: Path, statement: str) -> None:
+        self._change(tmp_path, statement)
+        with pytest.raises(HistoryError, match="restore it from a copy"):
+            History.open(tmp_path).candidates()
+
+    def test_a_file_name_from_the_database_leads_nowhere_else(self, tmp_path: Path) -> None:
+        self._change(tmp_path, "UPDATE task_result SET weights = '../../etc/passwd'")
+        with pytest.raises(HistoryError, match="damaged"):
+            History.open(tmp_path).weights(0)
+
+    def test_weights_that_are_gone_or_exchanged(self, tmp_path: Path) -> None:
+        history = record_run(tmp_path)
+        shutil.copy(history.run_dir / "weights/000000-0.safetensors", history.run_dir / "weights/000002-0.safetensors")
+        with pytest.raises(HistoryError, match="damaged"):
+            history.weights(2)
+        (history.run_dir / "weights/000000-0.safetensors").unlink()
+        with pytest.raises(HistoryError, match="can't be read"):
+            history.weights(0)
+
+    @staticmethod
+    def _change(run_dir: Path, statement: str) -> None:
+        record_run(run_dir).close()
+        connection = sqlite3.connect(run_dir / "history.sqlite")
+        connection.execute(statement)
+        connection.commit()
+        connection.close()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from runs import *
+history = create(Path(sys.argv[1]))
+history.accept([child(0, convnet()), child(1, convnet(5))])
+history.record(outcome(0, 0.5, convnet()), {"": state_of(convnet(), 0)})
+import lightning_lemonade.history.history as module
+insert = module._insert
+def killed(session, model, rows):
+    insert(session, model, rows)
+    session.flush()
+    if model.__tablename__ == "phase":
+        session.connection().exec_driver_sql("PRAGMA cache_spill = 1")
+        os.kill(os.getpid(), 9)
+module._insert = killed
+history.record(outcome(1, 0.4, convnet(5)), {"": state_of(convnet(5), 0)})
+"""
+
+
+def test_a_kill_before_the_commit_leaves_the_child_unevaluated(tmp_path: Path) -> None:
+    tests = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {json.dumps(tests)})\n{KILLED}", str(tmp_path)], check=False
+    )
+    assert done.returncode == -9
+    assert (tmp_path / "weights/000001-0.safetensors").exists()
+    history = History.open(tmp_path)
+    assert [c.state for c in history.candidates()] == ["evaluated", "accepted"]
+    assert history.weights(0)

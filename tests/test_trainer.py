@@ -1,0 +1,198 @@
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback, load
+from lightning_lemonade.callbacks import WandbPopulationLogger
+from lightning_lemonade.datamodules import DigitsDataModule
+from lightning_lemonade.errors import ConfigurationError, HistoryError, ObjectiveError, SearchError
+from lightning_lemonade.history import History
+from lightning_lemonade.objectives import SpecObjective
+
+SMALL = {"max_generations": 2, "proposals": 8, "accepted": 3, "epochs": 1, "initial_epochs": 2, "accelerator": "cpu"}
+
+
+class Events(SearchCallback):
+    def __init__(self):
+        self.names = []
+
+    def __getattribute__(self, name):
+        if name.startswith("on_"):
+            return lambda search, *arguments: self.names.append(name)
+        return super().__getattribute__(name)
+
+
+class Depth(SpecObjective):
+    name = "depth"
+    unit = "nodes"
+
+    def of_spec(self, spec):
+        return float(len(spec))
+
+
+class FailsSometimes(LemonadeModule):
+    def loss(self, logits, target):
+        if len(self.spec) % 2 == 0:  # the starting networks have an odd number of nodes
+            raise RuntimeError("even networks fail here")
+        return super().loss(logits, target)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    torch.set_num_threads(1)
+    directory, events = tmp_path_factory.mktemp("run") / "one", Events()
+    front = LemonadeTrainer(run_dir=directory, callbacks=[events], **SMALL).search(DigitsDataModule())
+    return directory, front, events
+
+
+def test_a_search_returns_a_front_of_trained_networks(run):
+    directory, front, _ = run
+    assert len(front) >= 2
+    for candidate in front:
+        assert candidate.network(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+        assert 0 <= candidate.test_error <= 1
+    assert load(directory).ids == front.ids
+
+
+def test_the_reported_error_is_that_of_the_weights_on_disk(run):
+    loader = DigitsDataModule().val_dataloader()
+    for candidate in run[1]:
+        wrong = sum(int((candidate.network(x).argmax(1) != y).sum()) for x, y in loader)
+        assert wrong / len(loader.dataset) == pytest.approx(candidate.objectives["error"], abs=1e-6)
+
+
+def test_the_history_accounts_for_everything(run):
+    history = History.open(run[0])
+    candidates, generations = history.candidates(), history.generations()
+    assert [c.id for c in candidates] == list(range(len(candidates)))
+    assert sum(g.accepted for g in generations) == len(candidates)
+    assert generations[-1].total_epochs == sum(c.epochs for c in candidates)
+    for candidate in candidates:
+        above = candidates[candidate.parent].cumulative_epochs if candidate.parent is not None else 0
+        assert candidate.cumulative_epochs == above + candidate.epochs
+    volumes = [g.hypervolume for g in generations]
+    assert volumes == sorted(volumes)
+
+
+def test_events_come_in_order(run):
+    names = run[2].names
+    assert names[0] == "on_search_start"
+    assert names[-1] == "on_search_end"
+    assert names.count("on_generation_end") == 3
+    assert names.count("on_candidate_start") == names.count("on_candidate_end") == names.count("on_candidate_accepted")
+
+
+def test_the_same_seed_in_another_process_gives_the_same_history(run, tmp_path):
+    code = f"""
+        import torch; torch.set_num_threads(1)
+        from lightning_lemonade import LemonadeTrainer
+        from lightning_lemonade.datamodules import DigitsDataModule
+        LemonadeTrainer(run_dir={str(tmp_path / "two")!r}, **{SMALL!r}).search(DigitsDataModule())
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, capture_output=True, timeout=300)
+    assert History.open(tmp_path / "two").digest() == History.open(run[0]).digest()
+
+
+def test_another_seed_gives_another_history(run, tmp_path):
+    LemonadeTrainer(run_dir=tmp_path / "run", seed=1, **SMALL).search(DigitsDataModule())
+    assert History.open(tmp_path / "run").digest() != History.open(run[0]).digest()
+
+
+def test_without_inheritance_nothing_has_a_start_error(tmp_path):
+    front = LemonadeTrainer(run_dir=tmp_path / "run", inherit=False, **SMALL | {"max_generations": 1}).search(DigitsDataModule())
+    assert all(c.start_error is None for c in History.open(front.run_dir).candidates())
+
+
+def test_failed_children_are_recorded_and_the_search_goes_on(tmp_path):
+    settings = SMALL | {"max_generations": 3}
+    LemonadeTrainer(run_dir=tmp_path / "run", module=FailsSometimes, **settings).search(DigitsDataModule())
+    failed = [c for c in History.open(tmp_path / "run").candidates() if c.state == "failed"]
+    assert failed
+    assert all("even networks" in c.failure.text and "error" not in c.objectives for c in failed)
+
+
+def test_a_search_whose_starting_networks_all_fail_says_why(tmp_path):
+    class Broken(LemonadeModule):
+        def loss(self, logits, target):
+            raise RuntimeError("broken loss")
+
+    with pytest.raises(SearchError, match="broken loss"):
+        LemonadeTrainer(run_dir=tmp_path / "run", module=Broken, **SMALL).search(DigitsDataModule())
+
+
+def test_an_objective_of_ones_own_takes_part(tmp_path):
+    settings = SMALL | {"max_generations": 1}
+    front = LemonadeTrainer(run_dir=tmp_path / "run", objectives=["error", Depth()], limits={"depth": 40}, **settings).search(
+        DigitsDataModule()
+    )
+    assert all(candidate.objectives["depth"] == len(candidate.spec) <= 40 for candidate in front)
+
+
+def test_a_run_directory_is_not_overwritten(run):
+    with pytest.raises(HistoryError):
+        LemonadeTrainer(run_dir=run[0], **SMALL).search(DigitsDataModule())
+
+
+def test_limits_that_no_starting_network_meets_are_an_error(tmp_path):
+    with pytest.raises(SearchError, match="params"):
+        LemonadeTrainer(run_dir=tmp_path / "run", limits={"params": 10}, **SMALL).search(DigitsDataModule())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"max_epochs": 3}, ConfigurationError, "epochs and initial_epochs"),
+        ({"objectives": ["error", "watts"]}, ObjectiveError, "watts"),
+        ({"objectives": ["params"]}, ObjectiveError, "trained objective"),
+        ({"limits": {"error": 0.1}}, ConfigurationError, "error"),
+        ({"max_time": "two hours"}, ConfigurationError, "DD:HH:MM:SS"),
+        ({"accepted": 0}, ConfigurationError, "accepted"),
+        ({"sampling": "best"}, ConfigurationError, "sampling"),
+        ({"schedule": "fast"}, ConfigurationError, "schedule"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_named(arguments, error, text):
+    with pytest.raises(error, match=text):
+        LemonadeTrainer(**arguments)
+
+
+def test_the_papers_schedule_is_one_argument():
+    training = LemonadeTrainer(schedule="paper").training
+    assert (training.epochs, training.learning_rate, training.warmup) == (20, 0.01, 0.0)
+
+
+def test_a_wandb_run_read_from_its_files_equals_the_history(tmp_path, monkeypatch):
+    from wandb_files import read_history
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    directory = tmp_path / "run"
+    LemonadeTrainer(run_dir=directory, callbacks=[WandbPopulationLogger(mode="offline")], **SMALL).search(DigitsDataModule())
+    logged = {int(row["generation"]): row["hypervolume"] for row in read_history(directory) if "hypervolume" in row}
+    assert logged == {g.generation: pytest.approx(g.hypervolume) for g in History.open(directory).generations()}
+
+
+def test_two_processes_train_the_same_child_and_one_writes(tmp_path):
+    script = tmp_path / "search.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import os, torch
+        torch.set_num_threads(1)
+        from lightning_lemonade import LemonadeTrainer
+        from lightning_lemonade.datamodules import DigitsDataModule
+        if __name__ == "__main__":
+            front = LemonadeTrainer(max_generations=1, proposals=4, accepted=2, epochs=1, initial_epochs=1, accelerator="cpu",
+                                    devices=2, strategy="ddp", run_dir={str(tmp_path / "run")!r}).search(DigitsDataModule())
+            print("rank", os.environ["LOCAL_RANK"], "front", front.ids, flush=True)
+    """)
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in {"LOCAL_RANK", "RANK", "WORLD_SIZE"}}
+    done = subprocess.run([sys.executable, str(script)], check=False, capture_output=True, text=True, timeout=300, env=clean)
+    assert done.returncode == 0, done.stderr[-2000:]
+    fronts = {line.split("front")[1] for line in done.stdout.splitlines() if line.startswith("rank")}
+    assert len(fronts) == 1
+    history = History.open(tmp_path / "run")
+    assert all(candidate.state == "evaluated" for candidate in history.candidates())
