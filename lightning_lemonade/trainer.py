@@ -339,7 +339,7 @@ def _bounds(
     limits: Limits,
     outputs: int,
 ) -> dict[str, tuple[float, float]]:
-    """Returns the hypervolume's bounds: [0, chance] for errors, a tenth to ten times the starting networks, cut by limits, for spec objectives."""
+    """Returns the hypervolume's bounds: [0, chance] for errors; a tenth to ten times the starting networks, or the limits, for the rest."""
     bounds = {}
     for record in records:
         if record.key in measures:

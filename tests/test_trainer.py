@@ -166,13 +166,19 @@ def test_the_papers_schedule_is_one_argument():
 
 
 def test_a_wandb_run_read_from_its_files_equals_the_history(tmp_path, monkeypatch):
-    from wandb_files import read_history
+    from wandb_files import read_history, read_tables, run_dirs
 
     monkeypatch.setenv("WANDB_SILENT", "true")
     directory = tmp_path / "run"
     LemonadeTrainer(run_dir=directory, callbacks=[WandbPopulationLogger(mode="offline")], **SMALL).search(DigitsDataModule())
-    logged = {int(row["generation"]): row["hypervolume"] for row in read_history(directory) if "hypervolume" in row}
-    assert logged == {g.generation: pytest.approx(g.hypervolume) for g in History.open(directory).generations()}
+    (files,) = run_dirs(directory)
+    history = History.open(directory)
+    logged = {int(row["generation"]): row["hypervolume"] for row in read_history(files) if "hypervolume" in row}
+    assert logged == {g.generation: pytest.approx(g.hypervolume) for g in history.generations()}
+    table = {int(row["id"]): row for row in read_tables(files)["front"]}
+    assert table.keys() == {candidate.id for candidate in history.front()}
+    for candidate in history.front():
+        assert {key: table[candidate.id][key] for key in candidate.objectives} == pytest.approx(dict(candidate.objectives))
 
 
 def test_two_processes_train_the_same_child_and_one_writes(tmp_path):

@@ -79,7 +79,7 @@ def _records(run_dir: Path, patience: float = 5.0) -> list[Any]:
         time.sleep(0.02)
 
 
-def _record(data: bytes) -> Any:  # noqa: ANN401 (a protobuf)
+def _record(data: bytes) -> Any:
     record: Any = wandb_internal_pb2.Record()  # type: ignore[attr-defined]  # re-exported by protobuf's version
     record.ParseFromString(data)
     return record
