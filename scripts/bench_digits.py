@@ -2,10 +2,11 @@
 
 Usage: python scripts/bench_digits.py [--generations 4] [--seeds 0 1 2] [--skip_inheritance] [--skip_overhead]
 
-Inheritance: the same search with and without it, for the same number of children and epochs (starting networks included); prints each seed's
-validation hypervolume at the end, and the epochs after which each search with inheritance has reached the final value of the one without.
-Overhead: every child of one search is trained again, from the weights that it started from or from scratch, by a plain loop with the same loader,
-optimiser, schedule and epochs; prints the ratio of both wall times.
+Inheritance: the same search with and without it, for the same number of children and epochs (starting networks
+included); prints each seed's validation hypervolume at the end, and the epochs after which each search with inheritance
+has reached the final value of the one without.
+Overhead: every child of one search is trained again from scratch, for as many epochs, by a plain loop with the same
+loader, optimiser and schedule; prints the ratio of both wall times.
 """
 
 import argparse
