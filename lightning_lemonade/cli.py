@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,10 @@ class _Parser(ArgumentParser):
     """Errors are exceptions: `main` prints them as one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = re.search(r'Parser key "data":.*Expected a path but (\S+)', message, re.DOTALL)
+        if unknown:
+            known = "give a class of this package (DigitsDataModule) or a full path, for instance my_data.MyDataModule"
+            message = f"unknown data class {unknown[1]!r}: {known}"
         raise ConfigurationError(message) from ex
 
 

@@ -232,3 +232,8 @@ def test_a_tiny_search(tmp_path: Path) -> None:
     summary = json.loads(shown.stdout)
     assert len(summary["hypervolume"]) == 2
     assert summary["front"]
+
+
+def test_an_unknown_data_class_is_named_in_plain_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["search", "--data", "Nonsense"]) == 2
+    assert "unknown data class 'Nonsense'" in capsys.readouterr().err

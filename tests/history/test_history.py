@@ -1,6 +1,5 @@
 """History: what is recorded comes back, and damage is named."""
 
-import json
 import math
 import shutil
 import sqlite3
@@ -362,10 +361,10 @@ history.record(outcome(0, 0.5, convnet()), {"": state_of(convnet(), 0)})
 import lightning_lemonade.history.history as module
 insert = module._insert
 def killed(session, model, rows):
-    insert(session, model, rows)
+    session.connection().exec_driver_sql("PRAGMA cache_size = 1")  # changed pages go to the file before the commit
     session.flush()
+    insert(session, model, rows)
     if model.__tablename__ == "phase":
-        session.connection().exec_driver_sql("PRAGMA cache_spill = 1")
         os.kill(os.getpid(), 9)
 module._insert = killed
 history.record(outcome(1, 0.4, convnet(5)), {"": state_of(convnet(5), 0)})
@@ -373,12 +372,11 @@ history.record(outcome(1, 0.4, convnet(5)), {"": state_of(convnet(5), 0)})
 
 
 def test_a_kill_before_the_commit_leaves_the_child_unevaluated(tmp_path: Path) -> None:
-    tests = str(Path(__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {json.dumps(tests)})\n{KILLED}", str(tmp_path)], check=False
-    )
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n{KILLED}"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert done.returncode == -9
     assert (tmp_path / "weights/000001-0.safetensors").exists()
+    assert (tmp_path / "history.sqlite-journal").stat().st_size > 0
     history = History.open(tmp_path)
     assert [c.state for c in history.candidates()] == ["evaluated", "accepted"]
     assert history.weights(0)
