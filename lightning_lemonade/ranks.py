@@ -1,6 +1,8 @@
 """Several processes on one child: rank 0 decides and writes, the others follow."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -9,18 +11,28 @@ from lightning_fabric import Fabric
 from lightning_lemonade.errors import ConfigurationError, SearchError
 from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, TestRequest
 
+
+@dataclass(frozen=True)
+class Stop:
+    """What rank 0 sends at the end: the run directory, or the reason why there is none to read."""
+
+    run_dir: Path | None
+    reason: str
+
+
 _LAUNCH = ("accelerator", "devices", "num_nodes", "strategy")
 
 
 def launch(trainer_arguments: Mapping[str, Any]) -> int:
     """Starts the other processes of a distributed strategy, before any trainer does, and returns this one's rank."""
-    if trainer_arguments.get("strategy", "auto") == "auto":
-        return 0
+    given = {name: trainer_arguments[name] for name in _LAUNCH if name in trainer_arguments}
     try:
-        fabric = Fabric(**{name: trainer_arguments[name] for name in _LAUNCH if name in trainer_arguments})
+        fabric = Fabric(**given)
+        devices = len(getattr(fabric.strategy, "parallel_devices", None) or [])
+        if devices * int(given.get("num_nodes", 1)) > 1:  # also where the strategy is left to Lightning
+            fabric.launch()
     except (ValueError, TypeError, RuntimeError) as error:  # what Lightning raises for values it doesn't know
         raise ConfigurationError(f"Lightning refuses the strategy or devices: {error}") from error
-    fabric.launch()
     return int(fabric.global_rank)
 
 
@@ -47,13 +59,23 @@ def measure_test(evaluator: Evaluator, request: TestRequest) -> dict[str, float]
     return evaluator.test(share(request))
 
 
-def follow(evaluator: Evaluator) -> None:
-    """Does what rank 0 sends until it sends nothing. For the other ranks."""
-    while (request := share(None)) is not None:
+def follow(evaluator: Evaluator) -> Path:
+    """Does what rank 0 sends until the search stops. For the other ranks.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        SearchError: if rank 0 stopped because of an exception.
+    """
+    while not isinstance(request := share(None), Stop):
         if isinstance(request, TestRequest):
             evaluator.test(request)
         else:
             _together(evaluator, request)
+    if request.run_dir is None:
+        raise SearchError(f"rank 0 stopped the search: {request.reason}")
+    return request.run_dir
 
 
 def _together(evaluator: Evaluator, request: EvaluationRequest) -> Evaluation:

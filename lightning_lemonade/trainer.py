@@ -12,14 +12,14 @@ import torch
 
 from lightning_lemonade.callback import SearchCallback, SearchInfo
 from lightning_lemonade.errors import ConfigurationError, SearchError
-from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, TaskData, TestRequest, timed
+from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, TaskData, TestRequest, seeded, timed
 from lightning_lemonade.evaluation.evaluator import ModuleFactory
 from lightning_lemonade.front import Front, load
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import History
 from lightning_lemonade.module import PAPER_TRAINING, LemonadeModule, Training
 from lightning_lemonade.objectives import Objective, SpecObjective, resolve
-from lightning_lemonade.ranks import evaluate, follow, launch, measure_test, share
+from lightning_lemonade.ranks import Stop, evaluate, follow, launch, measure_test, share
 from lightning_lemonade.records import GenerationRecord, ObjectiveRecord
 from lightning_lemonade.search import (
     Asked,
@@ -30,6 +30,7 @@ from lightning_lemonade.search import (
     Search,
     UniformSampling,
     derived_rng,
+    derived_seed,
 )
 from lightning_lemonade.spaces import ConvNetSpace
 
@@ -164,10 +165,14 @@ class LemonadeTrainer:
         rank = launch(self.trainer_kwargs)
         if self.threads_per_child is not None:
             torch.set_num_threads(self.threads_per_child)
-        data = TaskData(datamodule)
+        with seeded(
+            derived_seed(self.seed, "data")
+        ):  # a split that draws from the global generators is the same on every rank and in every run
+            data = TaskData(datamodule)
+            calibration = data.calibration(self.calibration_size, self.seed)
         evaluator = Evaluator(
             tasks={"": data},
-            calibration={"": data.calibration(self.calibration_size, self.seed)},
+            calibration={"": calibration},
             objectives=self.objectives,
             training=self.training,
             factory=self.module,
@@ -175,18 +180,14 @@ class LemonadeTrainer:
             trainer_arguments=self.trainer_kwargs,
         )
         if rank != 0:
-            follow(evaluator)
-            return load(share(None))
+            return load(follow(evaluator))
         try:
             run = _Run(self, evaluator, data)
-        except BaseException:
-            share(None)
-            raise
-        try:
             run.go()
-        finally:
-            share(None)  # lets the other ranks go
-        share(run.history.run_dir)
+        except BaseException as error:
+            share(Stop(None, f"{type(error).__name__}: {error}"))
+            raise
+        share(Stop(run.history.run_dir, ""))
         return load(run.history.run_dir)
 
 

@@ -1,6 +1,6 @@
 """What inheritance is worth on the handwritten digits, and what the search costs beside a bare PyTorch loop.
 
-Usage: python scripts/bench_digits.py [--generations 4] [--seeds 0 1 2] [--skip_inheritance] [--skip_overhead]
+Usage: python scripts/bench_digits.py [--generations 4] [--epochs E] [--seeds 0 1 2] [--skip_inheritance] [--skip_overhead]
 
 Inheritance: the same search with and without it, for the same number of children and epochs (starting networks
 included); prints each seed's validation hypervolume at the end, and the epochs after which each search with inheritance
@@ -25,23 +25,23 @@ from lightning_lemonade.history import History
 from lightning_lemonade.module import Training, _cosine
 
 
-def search(directory: Path, seed: int, generations: int, *, inherit: bool) -> tuple[Front, float]:
+def search(directory: Path, seed: int, generations: int, *, inherit: bool, epochs: int | None = None) -> tuple[Front, float]:
     """Runs one search on one thread; returns its front and its wall time in seconds."""
     trainer = LemonadeTrainer(
-        run_dir=directory, seed=seed, max_generations=generations, inherit=inherit, accelerator="cpu", threads_per_child=1
+        run_dir=directory, seed=seed, max_generations=generations, inherit=inherit, epochs=epochs, accelerator="cpu", threads_per_child=1
     )
     began = time.perf_counter()
     front = trainer.search(DigitsDataModule())
     return front, time.perf_counter() - began
 
 
-def compare_inheritance(root: Path, seeds: list[int], generations: int) -> None:
+def compare_inheritance(root: Path, seeds: list[int], generations: int, epochs: int | None) -> None:
     """Prints hypervolumes with and without inheritance at equal total epochs."""
     for seed in seeds:
         runs = {}
         for inherit in (True, False):
             directory = root / f"inherit-{seed}-{inherit}"
-            search(directory, seed, generations, inherit=inherit)
+            search(directory, seed, generations, inherit=inherit, epochs=epochs)
             runs[inherit] = History.open(directory).generations()
         ours, other = runs[True], runs[False]
         final = other[-1].hypervolume
@@ -101,6 +101,7 @@ def main() -> None:
     """Runs both comparisons."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generations", type=int, default=4)
+    parser.add_argument("--epochs", type=int, help="of a child, for the comparison of inheritance; the trainer's default if left out")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--skip_inheritance", action="store_true")
     parser.add_argument("--skip_overhead", action="store_true")
@@ -110,7 +111,7 @@ def main() -> None:
         if not arguments.skip_overhead:
             compare_overhead(Path(folder), arguments.generations)
         if not arguments.skip_inheritance:
-            compare_inheritance(Path(folder), arguments.seeds, arguments.generations)
+            compare_inheritance(Path(folder), arguments.seeds, arguments.generations, arguments.epochs)
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def test_two_processes_train_the_same_child_and_one_writes(tmp_path):
         from lightning_lemonade.datamodules import DigitsDataModule
         if __name__ == "__main__":
             front = LemonadeTrainer(max_generations=1, proposals=4, accepted=2, epochs=1, initial_epochs=1, accelerator="cpu",
-                                    devices=2, strategy="ddp", run_dir={str(tmp_path / "run")!r}).search(DigitsDataModule())
+                                    devices=2, run_dir={str(tmp_path / "run")!r}).search(DigitsDataModule())
             print("rank", os.environ["LOCAL_RANK"], "front", front.ids, flush=True)
     """)
     )

@@ -23,6 +23,12 @@ class TaskData(pl.LightningDataModule):
         self._tested = False
         self.evaluated_split = "val"
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """Hands the trainer on to the user's data module, whose hooks and loaders may ask for it."""
+        super().__setattr__(name, value)
+        if name == "trainer" and "inner" in self.__dict__:
+            self.inner.trainer = value  # type: ignore[assignment]
+
     def train_dataloader(self) -> Any:  # noqa: ANN401 (Lightning's signature)
         """Returns a new training loader."""
         return self.inner.train_dataloader()

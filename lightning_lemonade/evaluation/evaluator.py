@@ -143,11 +143,12 @@ class Evaluator:
     def test(self, request: TestRequest) -> dict[str, float]:
         """Returns the error on the test split by task, for tasks that have one."""
         errors = {}
-        for task, data in self.tasks.items():
-            if data.has_test:
-                module = self.factory(request.spec, self.training)
-                module.network.load_state_dict(dict(request.weights[task]))
-                errors[task] = self.metrics(module, data, "test")["val_error"]
+        with seeded(derived_seed(self.seed, "test")):
+            for task, data in self.tasks.items():
+                if data.has_test:
+                    module = self.factory(request.spec, self.training)
+                    module.network.load_state_dict(dict(request.weights[task]))
+                    errors[task] = self.metrics(module, data, "test")["val_error"]
         return errors
 
     def _inherited(self, request: EvaluationRequest, spec: GraphSpec, task: str) -> State:
