@@ -1,6 +1,7 @@
 """LemonadeTrainer: from a data module to a Pareto front."""
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
@@ -200,7 +201,9 @@ class _Run:
         limits = trainer.limits.within(Limits.parse(trainer.space.limits(sample_shape)))
         measures = {o.key: o.of_spec for o in trainer.objectives if isinstance(o, SpecObjective)}
         limits = Limits({key: span for key, span in limits.ranges.items() if key in measures})
-        self.starts, self.dropped = _legal(trainer.space.initial(sample_shape, outputs), measures, limits)
+        self.starts, dropped = _legal(trainer.space.initial(sample_shape, outputs), measures, limits)
+        for reason in dropped:
+            warnings.warn(f"a starting network is dropped: {reason}", stacklevel=2)
         records = [ObjectiveRecord(o.key, o.name, o.unit, o.stage) for o in trainer.objectives]
         bounds = _bounds(records, self.starts, measures, limits, outputs)
         self.search = Search(

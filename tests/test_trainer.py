@@ -202,3 +202,9 @@ def test_two_processes_train_the_same_child_and_one_writes(tmp_path):
     assert len(fronts) == 1
     history = History.open(tmp_path / "run")
     assert all(candidate.state == "evaluated" for candidate in history.candidates())
+
+
+def test_a_starting_network_outside_the_limits_is_dropped_with_a_line(tmp_path):
+    settings = SMALL | {"max_generations": 1, "proposals": 2, "accepted": 1, "initial_epochs": 1}
+    with pytest.warns(UserWarning, match="dropped: params 9640"):
+        LemonadeTrainer(run_dir=tmp_path / "run", limits={"params": 5000}, **settings).search(DigitsDataModule())
