@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_lemonade.errors import DataError, EvaluationError
+from lightning_lemonade.errors import DataError
 from lightning_lemonade.graph import GraphSpec, build
 
 
@@ -26,7 +26,7 @@ class Training:
         warmup: share of the steps that the warm-up takes.
     """
 
-    epochs: int = 5
+    epochs: int = 3
     initial_epochs: int = 20
     learning_rate: float = 0.1
     momentum: float = 0.9
@@ -63,16 +63,9 @@ class LemonadeModule(pl.LightningModule):
         return nn.functional.cross_entropy(logits, target)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401 (Lightning's signature)
-        """Returns the loss of a batch `(x, y)`.
-
-        Raises:
-            EvaluationError: if the loss is not a number.
-        """
+        """Returns the loss of a batch `(x, y)`; one that isn't finite makes the candidate fail."""
         x, y = pair(batch)
-        loss = self.loss(self(x), y)
-        if not torch.isfinite(loss):
-            raise EvaluationError(f"the loss is {loss.item()} at step {self.global_step}: lower the learning rate or check the data")
-        return loss
+        return self.loss(self(x), y)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         """Counts the right answers of a batch `(x, y)`; the epoch's metric is `val_error`."""
@@ -97,11 +90,18 @@ class LemonadeModule(pl.LightningModule):
             nesterov=settings.momentum > 0,
         )
         steps = max(1, int(self.trainer.estimated_stepping_batches))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _cosine(step, steps, settings.warmup))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: cosine(step, steps, settings.warmup))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _cosine(step: int, steps: int, warmup: float) -> float:
+def cosine(step: int, steps: int, warmup: float) -> float:
+    """Returns the learning rate's factor at a step: a linear warm-up to 1, then half a cosine to 0.
+
+    Args:
+        step: from 0.
+        steps: of the whole training.
+        warmup: share of them that the warm-up takes.
+    """
     first = int(warmup * steps)
     if step < first:
         return (step + 1) / (first + 1)

@@ -20,7 +20,7 @@ from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import History
 from lightning_lemonade.module import PAPER_TRAINING, LemonadeModule, Training
 from lightning_lemonade.objectives import Objective, SpecObjective, resolve
-from lightning_lemonade.ranks import Stop, evaluate, follow, launch, measure_test, share
+from lightning_lemonade.ranks import Ranks, Stop, launch
 from lightning_lemonade.records import GenerationRecord, ObjectiveRecord
 from lightning_lemonade.search import (
     Asked,
@@ -62,7 +62,7 @@ class LemonadeTrainer:
         objectives: names or objects; all are minimised.
         limits: `{"params": 2e6}` (at most) or `{"params": (1e4, 2e6)}`.
         space: where to search; by default `ConvNetSpace()`.
-        max_generations: when to stop; 10 if neither this nor `max_time` is given.
+        max_generations: when to stop; 15 if neither this nor `max_time` is given.
         max_time: when to stop, as `"DD:HH:MM:SS"`; the generation in progress is finished.
         proposals: children proposed each generation (n_pc).
         accepted: children trained each generation (n_ac).
@@ -110,7 +110,7 @@ class LemonadeTrainer:
         self.objectives = resolve(objectives)
         self.limits = Limits.parse(limits)
         self.space = space or ConvNetSpace()
-        self.max_generations = 10 if max_generations is None and max_time is None else max_generations
+        self.max_generations = 15 if max_generations is None and max_time is None else max_generations
         self.max_seconds = None if max_time is None else _seconds(max_time)
         self.proposals, self.accepted = proposals, accepted
         self.training = _training(schedule, epochs, initial_epochs)
@@ -163,12 +163,12 @@ class LemonadeTrainer:
             HistoryError: if the run directory holds a run already.
             DataError: if the data module yields something else.
         """
-        rank = launch(self.trainer_kwargs)
+        ranks = launch(self.trainer_kwargs)
         if self.threads_per_child is not None:
             torch.set_num_threads(self.threads_per_child)
-        with seeded(
-            derived_seed(self.seed, "data")
-        ):  # a split that draws from the global generators is the same on every rank and in every run
+        ranks.prepare(datamodule.prepare_data, per_node=datamodule.prepare_data_per_node)
+        # a split that draws from the global generators is the same on every rank and in every run
+        with seeded(derived_seed(self.seed, "data")):
             data = TaskData(datamodule)
             calibration = data.calibration(self.calibration_size, self.seed)
         evaluator = Evaluator(
@@ -180,23 +180,30 @@ class LemonadeTrainer:
             seed=self.seed,
             trainer_arguments=self.trainer_kwargs,
         )
-        if rank != 0:
-            return load(follow(evaluator))
         try:
-            run = _Run(self, evaluator, data)
+            if ranks.rank != 0:
+                return load(ranks.follow(evaluator))
+            return load(self._lead(ranks, evaluator, data))
+        finally:
+            data.close()
+
+    def _lead(self, ranks: Ranks, evaluator: Evaluator, data: TaskData) -> Path:
+        """Runs the search on rank 0, and tells the others how it ended; returns the run directory."""
+        try:
+            run = _Run(self, ranks, evaluator, data)
             run.go()
         except BaseException as error:
-            share(Stop(None, f"{type(error).__name__}: {error}"))
+            ranks.dismiss(Stop(None, f"{type(error).__name__}: {error}"))
             raise
-        share(Stop(run.history.run_dir, ""))
-        return load(run.history.run_dir)
+        ranks.dismiss(Stop(run.history.run_dir, ""))
+        return run.history.run_dir
 
 
 class _Run:
     """One search in progress, on rank 0."""
 
-    def __init__(self, trainer: LemonadeTrainer, evaluator: Evaluator, data: TaskData) -> None:
-        self.trainer, self.evaluator, self.data = trainer, evaluator, data
+    def __init__(self, trainer: LemonadeTrainer, ranks: Ranks, evaluator: Evaluator, data: TaskData) -> None:
+        self.trainer, self.ranks, self.evaluator, self.data = trainer, ranks, evaluator, data
         sample_shape, outputs = data.shapes()
         limits = trainer.limits.within(Limits.parse(trainer.space.limits(sample_shape)))
         measures = {o.key: o.of_spec for o in trainer.objectives if isinstance(o, SpecObjective)}
@@ -224,14 +231,16 @@ class _Run:
 
     def go(self) -> None:
         """Runs all generations, measures the front on the test split, and closes the history."""
+        finished = False
         try:
             self._emit("on_search_start")
-            reason = self._generations()
+            self.history.finish("finished", self._generations())
+            finished = True
             self._test()
-            self.history.finish("finished", reason)
             self._emit("on_search_end")
         except BaseException as error:
-            self.history.finish("stopped", f"{type(error).__name__}: {error}")
+            if not finished:
+                self.history.finish("stopped", f"{type(error).__name__}: {error}")
             self._emit("on_search_exception", error)
             raise
         finally:
@@ -271,7 +280,7 @@ class _Run:
             with timed(seconds, "record"):
                 self.history.start(child.id)
             self._emit("on_candidate_start", self.history.candidate(child.id))
-            evaluation = evaluate(self.evaluator, self._request(child))
+            evaluation = self.ranks.evaluate(self.evaluator, self._request(child))
             with timed(seconds, "record"):
                 self._record(evaluation)
             for phase, spent in evaluation.outcome.seconds.items():
@@ -310,9 +319,19 @@ class _Run:
         self._emit("on_candidate_failed" if record.failure else "on_candidate_end", record)
 
     def _test(self) -> None:
-        """Measures the front's error on the test split, where there is one."""
+        """Measures the front's error on the test split, where there is one.
+
+        Raises:
+            SearchError: if that fails; the search itself is complete.
+        """
         requests = {m.id: TestRequest(m.spec, {"": self.history.weights(m.id)}) for m in self.search.population}
-        errors = {member: measure_test(self.evaluator, request) for member, request in requests.items()}
+        try:
+            errors = {member: self.ranks.measure_test(self.evaluator, request) for member, request in requests.items()}
+        except Exception as error:
+            raise SearchError(
+                f"the search is complete, but its front could not be measured on the test split ({type(error).__name__}: {error}); "
+                f"load({str(self.history.run_dir)!r}) gives the front"
+            ) from error
         self.history.record_test_errors({member: by_task for member, by_task in errors.items() if by_task})
 
     def _emit(self, event: str, *arguments: object) -> None:

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -181,22 +182,30 @@ def test_a_wandb_run_read_from_its_files_equals_the_history(tmp_path, monkeypatc
         assert {key: table[candidate.id][key] for key in candidate.objectives} == pytest.approx(dict(candidate.objectives))
 
 
-def test_two_processes_train_the_same_child_and_one_writes(tmp_path):
+DDP_SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+import rank_modules
+from lightning_lemonade import LemonadeTrainer, ranks
+from lightning_lemonade.datamodules import DigitsDataModule
+if __name__ == "__main__":
+    ranks.PATIENCE = ranks.PATIENCE / 15
+    front = LemonadeTrainer(max_generations=1, proposals=4, accepted=2, epochs=1, initial_epochs=1, accelerator="cpu", devices=2,
+                            module=rank_modules.{module}, run_dir={run!r}).search(DigitsDataModule())
+    print("rank", torch.distributed.get_rank(), "front", front.ids, flush=True)
+"""
+
+
+def run_on_two_ranks(tmp_path, module):
     script = tmp_path / "search.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import os, torch
-        torch.set_num_threads(1)
-        from lightning_lemonade import LemonadeTrainer
-        from lightning_lemonade.datamodules import DigitsDataModule
-        if __name__ == "__main__":
-            front = LemonadeTrainer(max_generations=1, proposals=4, accepted=2, epochs=1, initial_epochs=1, accelerator="cpu",
-                                    devices=2, run_dir={str(tmp_path / "run")!r}).search(DigitsDataModule())
-            print("rank", os.environ["LOCAL_RANK"], "front", front.ids, flush=True)
-    """)
-    )
+    script.write_text(DDP_SCRIPT.format(tests=str(Path(__file__).parent), module=module, run=str(tmp_path / "run")))
     clean = {name: value for name, value in os.environ.items() if name not in {"LOCAL_RANK", "RANK", "WORLD_SIZE"}}
-    done = subprocess.run([sys.executable, str(script)], check=False, capture_output=True, text=True, timeout=300, env=clean)
+    return subprocess.run([sys.executable, str(script)], check=False, capture_output=True, text=True, timeout=300, env=clean)
+
+
+def test_two_processes_train_the_same_child_and_one_writes(tmp_path):
+    done = run_on_two_ranks(tmp_path, "LemonadeModule")
     assert done.returncode == 0, done.stderr[-2000:]
     fronts = {line.split("front")[1] for line in done.stdout.splitlines() if line.startswith("rank")}
     assert len(fronts) == 1
@@ -204,7 +213,33 @@ def test_two_processes_train_the_same_child_and_one_writes(tmp_path):
     assert all(candidate.state == "evaluated" for candidate in history.candidates())
 
 
+def test_a_loss_that_is_nan_on_one_rank_fails_the_child_on_all(tmp_path):
+    done = run_on_two_ranks(tmp_path, "NanOnRankOne")
+    assert done.returncode == 0, done.stderr[-2000:]
+    failed = [candidate for candidate in History.open(tmp_path / "run").candidates() if candidate.failure]
+    assert [(candidate.id, candidate.failure.kind) for candidate in failed] == [(1, "not_a_number")]
+
+
+def test_a_rank_that_fails_alone_stops_the_search_instead_of_hanging(tmp_path):
+    done = run_on_two_ranks(tmp_path, "RaisingOnRankOne")
+    assert done.returncode != 0
+    assert "lost the other ranks at candidate 1" in done.stderr
+    assert "this rank's own bug" in done.stderr
+
+
 def test_a_starting_network_outside_the_limits_is_dropped_with_a_line(tmp_path):
     settings = SMALL | {"max_generations": 1, "proposals": 2, "accepted": 1, "initial_epochs": 1}
     with pytest.warns(UserWarning, match="dropped: params 9640"):
         LemonadeTrainer(run_dir=tmp_path / "run", limits={"params": 5000}, **settings).search(DigitsDataModule())
+
+
+class NoTestImages(DigitsDataModule):
+    def test_dataloader(self):
+        raise OSError("the test images are on another disk")
+
+
+def test_a_test_split_that_fails_does_not_lose_the_front(tmp_path):
+    with pytest.raises(SearchError, match=r"another disk.*load"):
+        LemonadeTrainer(run_dir=tmp_path / "run", **SMALL | {"max_generations": 1}).search(NoTestImages())
+    assert len(load(tmp_path / "run")) > 0
+    assert History.open(tmp_path / "run").status == "finished"

@@ -1,6 +1,6 @@
 """The data of one task: a user's data module, set up once, and the calibration batch."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -8,20 +8,34 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_lemonade.errors import DataError
+from lightning_lemonade.evaluation.scopes import quiet
 from lightning_lemonade.module import pair
 from lightning_lemonade.search.randomness import derived_rng
 
+LEAN: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+"""Arguments of every Lightning trainer here: what it would do besides training is the search's."""
+
 
 class TaskData(pl.LightningDataModule):
-    """Delegates to a user's data module, whose `prepare_data` and `setup` run once per process (Lightning runs them for every fit)."""
+    """Delegates to a user's data module, whose `setup` runs once per process (Lightning runs it for every fit).
+
+    Args:
+        datamodule: the user's; whoever calls has had its `prepare_data` run.
+    """
 
     def __init__(self, datamodule: pl.LightningDataModule) -> None:
         super().__init__()
         self.inner = datamodule
-        datamodule.prepare_data()
         datamodule.setup("fit")
-        self._tested = False
-        self.evaluated_split = "val"
+        self._stages = ["fit"]
+        self.evaluated_split: Literal["val", "test"] = "val"
+        self._looked_at: DataLoader[Any] | None = None
 
     def __setattr__(self, name: str, value: object) -> None:
         """Hands the trainer on to the user's data module, whose hooks and loaders may ask for it."""
@@ -29,17 +43,24 @@ class TaskData(pl.LightningDataModule):
         if name == "trainer" and "inner" in self.__dict__:
             self.inner.trainer = value  # type: ignore[assignment]
 
+    def close(self) -> None:
+        """Lets the user's data module tear down what it has set up; at the end of a search."""
+        for stage in self._stages:
+            self.inner.teardown(stage)
+
     def train_dataloader(self) -> Any:  # noqa: ANN401 (Lightning's signature)
         """Returns a new training loader."""
         return self.inner.train_dataloader()
 
     def val_dataloader(self) -> Any:  # noqa: ANN401
         """Returns a new loader of the split that is evaluated: `val` or `test`."""
+        if self._looked_at is not None:
+            return self._looked_at
         if self.evaluated_split == "val":
             return self.inner.val_dataloader()
-        if not self._tested:
+        if "test" not in self._stages:
             self.inner.setup("test")
-            self._tested = True
+            self._stages.append("test")
         return self.inner.test_dataloader()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401
@@ -54,6 +75,10 @@ class TaskData(pl.LightningDataModule):
         """Delegates."""
         return self.inner.on_after_batch_transfer(batch, dataloader_idx)
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Delegates."""
+        self.inner.on_exception(exception)
+
     @property
     def has_test(self) -> bool:
         """Whether the user's data module has a test loader of its own."""
@@ -65,18 +90,24 @@ class TaskData(pl.LightningDataModule):
         Raises:
             DataError: if the batches aren't `(x, y)` with integer classes.
         """
-        x, y = pair(next(iter(self.train_dataloader())))
+        first = self._look(self.train_dataloader(), limit_val_batches=1)
+        y = first.targets[0]
         if y.is_floating_point() or y.ndim != 1:
             raise DataError(f"targets must be class numbers of shape (batch,), got {y.dtype} of shape {tuple(y.shape)}")
         classes = getattr(self.inner, "num_classes", None)
         if classes is None:
-            classes = 1 + max(int(pair(batch)[1].max()) for batch in self.train_dataloader())
-        return tuple(x.shape[1:]), int(classes)
+            seen = self._look(self.train_dataloader(), keep_samples=False)
+            classes = 1 + max(int(targets.max()) for targets in seen.targets)
+        return tuple(first.samples[0].shape[1:]), int(classes)
 
     def calibration(self, size: int, seed: int) -> Tensor:
         """Returns training samples drawn by the seed: (at most `size`, *sample shape).
 
-        They come from the training loader's dataset in a seeded order, as that dataset gives them. Raises nothing of its own.
+        They come from the training loader's dataset in a seeded order, through the data module's hooks as in validation: augmentation in
+        the hooks is off, augmentation inside the dataset stays.
+
+        Raises:
+            DataError: if the training loader is no DataLoader, or yields anything but `(x, y)`.
         """
         loader = self.train_dataloader()
         if not isinstance(loader, DataLoader):
@@ -84,4 +115,33 @@ class TaskData(pl.LightningDataModule):
         total = len(loader.dataset)  # type: ignore[arg-type]
         order = derived_rng(seed, "calibration").permutation(total)[:size]
         batches = DataLoader(loader.dataset, batch_size=256, sampler=[int(i) for i in order], collate_fn=loader.collate_fn, num_workers=0)
-        return torch.cat([pair(batch)[0] for batch in batches])
+        return torch.cat(self._look(batches).samples)
+
+    def _look(self, loader: DataLoader[Any], *, keep_samples: bool = True, limit_val_batches: int | None = None) -> "_Collector":
+        """Passes a loader's batches through the data module's hooks on the CPU, and returns what came out."""
+        collector, self._looked_at = _Collector(keep_samples), loader
+        try:
+            with quiet():
+                trainer = pl.Trainer(
+                    **LEAN, accelerator="cpu", devices=1, use_distributed_sampler=False, limit_val_batches=limit_val_batches
+                )
+                trainer.validate(collector, datamodule=self, verbose=False)
+        finally:
+            self._looked_at = None
+        return collector
+
+
+class _Collector(pl.LightningModule):
+    """Keeps samples and targets of the batches that it is given."""
+
+    def __init__(self, keep_samples: bool) -> None:
+        super().__init__()
+        self.keep_samples = keep_samples
+        self.samples: list[Tensor] = []
+        self.targets: list[Tensor] = []
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 (Lightning's signature)
+        x, y = pair(batch)
+        if self.keep_samples:
+            self.samples.append(x)
+        self.targets.append(y)

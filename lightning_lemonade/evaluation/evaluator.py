@@ -1,25 +1,21 @@
 """One child: inherit, measure, fine-tune, validate."""
 
-import logging
-import random
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.utilities.warnings import PossibleUserWarning
 from torch import Generator, Tensor
 
 from lightning_lemonade.errors import EvaluationError
-from lightning_lemonade.evaluation.data import TaskData
+from lightning_lemonade.evaluation.data import LEAN, TaskData
+from lightning_lemonade.evaluation.scopes import quiet, seed_all, seeded, timed
 from lightning_lemonade.graph import GraphSpec, initialise
 from lightning_lemonade.module import LemonadeModule, Training, pair
 from lightning_lemonade.morphisms import State
+from lightning_lemonade.morphisms.state import load_state
 from lightning_lemonade.objectives import Objective, SpecObjective, TrainedObjective
 from lightning_lemonade.search import Child, Failure, Measurement, Outcome, TaskResult, derived_seed
 
@@ -93,22 +89,24 @@ class Evaluator:
         self.factory, self.seed, self.trainer_arguments, self.callbacks = factory, seed, dict(trainer_arguments), callbacks
 
     def evaluate(self, request: EvaluationRequest) -> Evaluation:
-        """Evaluates a child. What its training raises becomes a failure with a kind and a text."""
+        """Evaluates a child. What its training raises becomes a failure with a kind and a text; its cost up to there is kept."""
         seconds = {"inherit": 0.0, "fit": 0.0, "validate": 0.0}
+        results: dict[str, TaskResult] = {}
         child = request.child
         try:
             with quiet(), seeded(derived_seed(self.seed, "fit", child.id)):
-                return self._evaluate(request, seconds)
+                return self._evaluate(request, seconds, results)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C inside fit
             raise KeyboardInterrupt from stop
         except EvaluationError as error:
             failure = Failure("not_a_number", str(error))
         except Exception as error:
             failure = Failure("exception", f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0])
-        return Evaluation(Outcome(child.id, failure=failure, seconds=seconds), {})
+        return Evaluation(Outcome(child.id, failure=failure, tasks=results, seconds=seconds), {})
 
-    def _evaluate(self, request: EvaluationRequest, seconds: dict[str, float]) -> Evaluation:
-        child, results, weights = request.child, {}, {}
+    def _evaluate(self, request: EvaluationRequest, seconds: dict[str, float], results: dict[str, TaskResult]) -> Evaluation:
+        """Evaluates a child; `results` holds each task's cost also where this raises."""
+        child, weights = request.child, {}
         values: dict[str, Measurement] = {}
         epochs = self.training.initial_epochs if child.parent is None else self.training.epochs
         for task, data in self.tasks.items():
@@ -116,7 +114,7 @@ class Evaluator:
                 module = self.factory(child.spec, self.training)
                 initialise(module.network)
                 if request.parent is not None:
-                    module.network.load_state_dict(self._inherited(request, request.parent, task))
+                    load_state(module.network, self._inherited(request, request.parent, task))
                 for objective in self.objectives:
                     if isinstance(objective, SpecObjective):
                         values[objective.key] = Measurement(objective.of_network(module.network, child.spec))
@@ -124,13 +122,16 @@ class Evaluator:
             if request.parent is not None:
                 with timed(seconds, "validate"):
                     start = self.metrics(module, data)["val_error"]
-            counter = _ImageCounter()
-            with timed(seconds, "fit"):
-                arguments = self._arguments() | {"max_epochs": epochs, "limit_val_batches": 0}
-                pl.Trainer(**arguments, callbacks=[counter, *(make() for make in self.callbacks)]).fit(module, datamodule=data)
+            watch = _Watch(derived_seed(self.seed, "fit", child.id))
+            try:
+                with timed(seconds, "fit"):
+                    arguments = self._arguments() | {"max_epochs": epochs, "limit_val_batches": 0}
+                    pl.Trainer(**arguments, callbacks=[watch, *(make() for make in self.callbacks)]).fit(module, datamodule=data)
+            finally:
+                results[task] = TaskResult(start, {}, watch.epochs, watch.images)
             with timed(seconds, "validate"):
                 metrics = self.metrics(module, data)
-            results[task] = TaskResult(start, metrics, epochs, counter.images)
+            results[task] = replace(results[task], metrics=metrics)
             weights[task] = {name: tensor.detach().cpu().clone() for name, tensor in module.network.state_dict().items()}
             for objective in self.objectives:
                 if isinstance(objective, TrainedObjective):
@@ -147,7 +148,7 @@ class Evaluator:
             for task, data in self.tasks.items():
                 if data.has_test:
                     module = self.factory(request.spec, self.training)
-                    module.network.load_state_dict(dict(request.weights[task]))
+                    load_state(module.network, request.weights[task])
                     errors[task] = self.metrics(module, data, "test")["val_error"]
         return errors
 
@@ -161,7 +162,7 @@ class Evaluator:
             spec = after
         return state
 
-    def metrics(self, module: LemonadeModule, data: TaskData, split: str = "val") -> dict[str, float]:
+    def metrics(self, module: LemonadeModule, data: TaskData, split: Literal["val", "test"] = "val") -> dict[str, float]:
         """Returns a module's metrics on a split (`val` or `test`) by name."""
         data.evaluated_split = split
         arguments = self._arguments() | {"use_distributed_sampler": False}  # every rank sees each sample once
@@ -170,63 +171,39 @@ class Evaluator:
         return {name: float(value) for name, value in results[0].items()}
 
     def _arguments(self) -> dict[str, Any]:
-        lean: dict[str, Any] = {
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "num_sanity_val_steps": 0,
-        }
-        return lean | self.trainer_arguments
+        return LEAN | self.trainer_arguments
 
 
-class _ImageCounter(pl.Callback):
-    """Counts the training samples that this child sees."""
+class _Watch(pl.Callback):
+    """Counts what a training costs, and sees that its loss stays finite.
 
-    def __init__(self) -> None:
-        self.images = 0
+    A loss that isn't finite on one of several ranks is raised on all of them, at the end of the epoch: one rank that stopped at once would
+    leave the others waiting for its gradients.
+
+    Args:
+        seed: the child's.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.images = self.epochs = 0
+        self._broken: Tensor | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:  # each rank draws dropout and augmentation of its own
+            seed_all(derived_seed(self.seed, "rank", trainer.global_rank))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         self.images += len(pair(batch)[0]) * trainer.world_size
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):  # kept on the device: reading it would make every step wait
+            broken = ~torch.isfinite(loss.detach()).all()
+            self._broken = broken if self._broken is None else self._broken | broken
 
-
-@contextmanager
-def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Adds the time that a block takes to a phase."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps Lightning's lines about devices, tips and few batches, which it would repeat for every child, off the terminal."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=PossibleUserWarning)
-        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seeds the global generators of Python, NumPy and torch for a block, and restores them."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.epochs += 1
+        broken = torch.zeros((), device=pl_module.device) if self._broken is None else self._broken.float()
+        if float(trainer.strategy.reduce(broken, reduce_op="max")):
+            raise EvaluationError(f"the loss was nan or infinite in epoch {self.epochs}: lower the learning rate or check the data")

@@ -1,3 +1,4 @@
+import os
 import random
 
 import numpy as np
@@ -127,3 +128,50 @@ def test_batches_that_are_dicts_are_explained():
 
     with pytest.raises(DataError, match="image, label"):
         TaskData(Custom(TensorDataset(torch.rand(8, 1, 8, 8), torch.arange(8)), collate)).shapes()
+
+
+class Halfway(LemonadeModule):
+    def loss(self, logits, target):
+        if self.current_epoch == 1:
+            raise RuntimeError("in the second epoch")
+        return super().loss(logits, target)
+
+
+def test_a_training_that_fails_keeps_what_it_cost():
+    evaluator = make_evaluator(Halfway)
+    outcome = evaluator.evaluate(EvaluationRequest(Child(SPEC, 0, None, (), {}, 0), None, {})).outcome
+    images = len(evaluator.tasks[""].inner.train_dataloader().dataset)
+    assert outcome.failure.text == "RuntimeError: in the second epoch"
+    assert (outcome.tasks[""].epochs, outcome.tasks[""].images, outcome.tasks[""].metrics) == (1, images, {})
+    assert outcome.seconds["fit"] > 0
+
+
+class Hooked(Custom):
+    """Yields dicts of bytes, which its hook makes into pairs of floats, and augments while it trains."""
+
+    def __init__(self):
+        rows = [{"image": torch.full((1, 8, 8), i, dtype=torch.uint8), "label": torch.tensor(i % 3)} for i in range(24)]
+        super().__init__(rows)
+        self.torn_down = []
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        x = batch["image"].float()
+        return (x + 1000 if self.trainer.training else x), batch["label"]
+
+    def teardown(self, stage):
+        self.torn_down.append(stage)
+
+
+def test_the_hooks_of_a_data_module_shape_the_calibration_batch_without_augmentation():
+    data = TaskData(Hooked())
+    assert data.shapes() == ((1, 8, 8), 3)
+    assert sorted(data.calibration(24, 0)[:, 0, 0, 0].tolist()) == list(range(24))
+    data.close()
+    assert data.inner.torn_down == ["fit"]
+
+
+def test_seeding_reaches_distributed_samplers(monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    with seeded(2**40 + 3):
+        assert os.environ["PL_GLOBAL_SEED"] == "3"
+    assert "PL_GLOBAL_SEED" not in os.environ
