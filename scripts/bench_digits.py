@@ -1,15 +1,18 @@
-"""What inheritance is worth on the handwritten digits, and what the search costs beside a bare PyTorch loop.
+"""What inheritance is worth on the handwritten digits, and what a search costs beside a bare PyTorch loop.
 
-Usage: python scripts/bench_digits.py [--generations 4] [--epochs E] [--seeds 0 1 2] [--skip_inheritance] [--skip_overhead]
+Usage: python scripts/bench_digits.py [inheritance] [overhead] [profile] [--seeds 0 1 2] [--total_epochs 480] [--scratch_epochs 3 5] ...
 
-Inheritance: the same search with and without it, for the same number of children and epochs (starting networks
-included); prints each seed's validation hypervolume at the end, and the epochs after which each search with inheritance
-has reached the final value of the one without.
-Overhead: every child of one search is trained again from scratch, for as many epochs, by a plain loop with the same
-loader, optimiser and schedule; prints the ratio of both wall times.
+inheritance: the same search with and without it, for the same number of epochs in all (starting networks included). Without it, every length
+    of a child's training in `--scratch_epochs` is tried, so that the comparison isn't with a length that suits only the other side. Prints each
+    seed's validation hypervolume, and the epochs after which the winner had the loser's final value.
+overhead: every candidate of one search is trained again by a plain loop, from scratch, for as many epochs, with the same loader, optimiser and
+    schedule, and validated as often as the search did; the searches and the loops take turns. Prints the ratio of their wall times.
+profile: where the time of one search goes, by function.
 """
 
 import argparse
+import cProfile
+import pstats
 import tempfile
 import time
 from pathlib import Path
@@ -19,42 +22,64 @@ from torch import nn
 
 from lightning_lemonade import LemonadeTrainer
 from lightning_lemonade.datamodules import DigitsDataModule
-from lightning_lemonade.front import Front
 from lightning_lemonade.graph import build, initialise
 from lightning_lemonade.history import History
-from lightning_lemonade.module import Training, _cosine
+from lightning_lemonade.module import Training, cosine
 
 
-def search(directory: Path, seed: int, generations: int, *, inherit: bool, epochs: int | None = None) -> tuple[Front, float]:
-    """Runs one search on one thread; returns its front and its wall time in seconds."""
+def search(directory: Path, seed: int, generations: int, *, inherit: bool, epochs: int, initial_epochs: int) -> float:
+    """Runs one search on one thread; returns its wall time in seconds."""
     trainer = LemonadeTrainer(
-        run_dir=directory, seed=seed, max_generations=generations, inherit=inherit, epochs=epochs, accelerator="cpu", threads_per_child=1
+        run_dir=directory,
+        seed=seed,
+        max_generations=generations,
+        inherit=inherit,
+        epochs=epochs,
+        initial_epochs=initial_epochs,
+        accelerator="cpu",
+        threads_per_child=1,
     )
     began = time.perf_counter()
-    front = trainer.search(DigitsDataModule())
-    return front, time.perf_counter() - began
+    trainer.search(DigitsDataModule())
+    return time.perf_counter() - began
 
 
-def compare_inheritance(root: Path, seeds: list[int], generations: int, epochs: int | None) -> None:
+def curve(directory: Path, seed: int, settings: argparse.Namespace, *, inherit: bool, epochs: int) -> list[tuple[int, float]]:
+    """Runs one search for about the total number of epochs; returns (epochs so far, hypervolume) by generation."""
+    generations = max(1, round((settings.total_epochs - 4 * settings.initial_epochs) / (8 * epochs)))
+    search(directory, seed, generations, inherit=inherit, epochs=epochs, initial_epochs=settings.initial_epochs)
+    return [(record.total_epochs, record.hypervolume) for record in History.open(directory).generations()]
+
+
+def compare_inheritance(root: Path, settings: argparse.Namespace) -> None:
     """Prints hypervolumes with and without inheritance at equal total epochs."""
-    for seed in seeds:
-        runs = {}
-        for inherit in (True, False):
-            directory = root / f"inherit-{seed}-{inherit}"
-            search(directory, seed, generations, inherit=inherit, epochs=epochs)
-            runs[inherit] = History.open(directory).generations()
-        ours, other = runs[True], runs[False]
-        final = other[-1].hypervolume
-        reached = next((g.total_epochs for g in ours if g.hypervolume >= final), None)
+    shares: dict[int, list[float]] = {epochs: [] for epochs in settings.scratch_epochs}
+    for seed in settings.seeds:
+        ours = curve(root / f"inherit-{seed}", seed, settings, inherit=True, epochs=settings.epochs)
         print(
-            f"seed {seed}: hypervolume with inheritance {ours[-1].hypervolume:.4f} after {ours[-1].total_epochs} epochs, "
-            f"without {final:.4f} after {other[-1].total_epochs} epochs; with inheritance the latter is reached after {reached} epochs",
+            f"seed {seed}: inheritance, {settings.epochs} epochs a child: hypervolume {ours[-1][1]:.4f} after {ours[-1][0]} epochs",
             flush=True,
+        )
+        for epochs in settings.scratch_epochs:
+            other = curve(root / f"scratch-{seed}-{epochs}", seed, settings, inherit=False, epochs=epochs)
+            first, winner, loser = (ours, "with", other) if ours[-1][1] >= other[-1][1] else (other, "without", ours)
+            reached = next(spent for spent, volume in first if volume >= loser[-1][1])
+            if winner == "with":
+                shares[epochs].append(reached)
+            print(
+                f"seed {seed}: none, {epochs} epochs a child: hypervolume {other[-1][1]:.4f} after {other[-1][0]} epochs; "
+                f"{winner} inheritance is ahead, and had the other's final value after {reached} epochs",
+                flush=True,
+            )
+    for epochs, spent in shares.items():
+        mean = f"{sum(spent) / len(spent):.0f} epochs on average" if spent else "never"
+        print(
+            f"against {epochs} epochs a child from scratch: ahead on {len(spent)} of {len(settings.seeds)} seeds, the loser's value after {mean}"
         )
 
 
 def bare_loop(history: History) -> float:
-    """Trains every child of a run for its epochs with a plain loop; returns the wall time in seconds."""
+    """Trains every candidate of a run for its epochs with a plain loop, and validates it as often; returns the wall time in seconds."""
     data, settings = DigitsDataModule(), Training()
     data.setup("fit")
     began = time.perf_counter()
@@ -62,12 +87,14 @@ def bare_loop(history: History) -> float:
         torch.manual_seed(record.id)
         network = build(record.spec)
         initialise(network)
+        if record.start_error is not None:
+            validate(network, data)
         loader = data.train_dataloader()
         optimiser = torch.optim.SGD(
             network.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay, nesterov=True
         )
         steps = record.epochs * len(loader)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step, steps=steps: _cosine(step, steps, settings.warmup))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step, steps=steps: cosine(step, steps, settings.warmup))
         network.train()
         for _ in range(record.epochs):
             for x, y in loader:
@@ -75,18 +102,26 @@ def bare_loop(history: History) -> float:
                 nn.functional.cross_entropy(network(x), y).backward()
                 optimiser.step()
                 schedule.step()
-        network.eval()
-        with torch.no_grad():
-            for x, _ in data.val_dataloader():
-                network(x)
+        validate(network, data)
     return time.perf_counter() - began
 
 
-def compare_overhead(root: Path, generations: int) -> None:
+def validate(network: nn.Module, data: DigitsDataModule) -> float:
+    """Returns a network's validation error, computed plainly."""
+    network.eval()
+    wrong = total = 0
+    with torch.no_grad():
+        for x, y in data.val_dataloader():
+            wrong += int((network(x).argmax(1) != y).sum())
+            total += len(y)
+    return wrong / total
+
+
+def compare_overhead(root: Path, settings: argparse.Namespace) -> None:
     """Prints whole-run wall time against a bare loop, interleaved, and where the search's time goes."""
-    for repetition in range(2):
-        directory = root / f"overhead-{repetition}"
-        _, ours = search(directory, repetition, generations, inherit=True)
+    for seed in settings.seeds:
+        directory = root / f"overhead-{seed}"
+        ours = search(directory, seed, settings.generations, inherit=True, epochs=settings.epochs, initial_epochs=settings.initial_epochs)
         history = History.open(directory)
         bare = bare_loop(history)
         seconds: dict[str, float] = {}
@@ -94,24 +129,40 @@ def compare_overhead(root: Path, generations: int) -> None:
             for phase, spent in record.seconds.items():
                 seconds[phase] = seconds.get(phase, 0.0) + spent
         parts = ", ".join(f"{phase} {spent:.1f}" for phase, spent in seconds.items())
-        print(f"run {repetition}: search {ours:.1f} s, bare loop {bare:.1f} s, ratio {ours / bare:.2f}; seconds: {parts}", flush=True)
+        print(f"seed {seed}: search {ours:.1f} s, bare loop {bare:.1f} s, ratio {ours / bare:.2f}; seconds: {parts}", flush=True)
+
+
+def profile(root: Path, settings: argparse.Namespace) -> None:
+    """Prints the functions in which one search spends its time."""
+    profiler = cProfile.Profile()
+    profiler.enable()
+    search(root / "profile", 0, settings.generations, inherit=True, epochs=settings.epochs, initial_epochs=settings.initial_epochs)
+    profiler.disable()
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(40)
+    pstats.Stats(profiler).sort_stats("cumulative").print_stats("lightning_lemonade|trainer.py|sgd.py|engine", 40)
+
+
+PARTS = {"inheritance": compare_inheritance, "overhead": compare_overhead, "profile": profile}
 
 
 def main() -> None:
-    """Runs both comparisons."""
+    """Runs the parts asked for: inheritance and overhead if none is named."""
+    defaults = Training()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--generations", type=int, default=4)
-    parser.add_argument("--epochs", type=int, help="of a child, for the comparison of inheritance; the trainer's default if left out")
+    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--skip_inheritance", action="store_true")
-    parser.add_argument("--skip_overhead", action="store_true")
-    arguments = parser.parse_args()
+    parser.add_argument("--epochs", type=int, default=defaults.epochs, help="of a child")
+    parser.add_argument("--initial_epochs", type=int, default=defaults.initial_epochs, help="of a starting network")
+    parser.add_argument("--scratch_epochs", type=int, nargs="+", default=[defaults.epochs], help="of a child that inherits nothing")
+    parser.add_argument("--total_epochs", type=int, default=480, help="of one search, for the comparison of inheritance")
+    parser.add_argument("--generations", type=int, default=4, help="of one search, for the overhead and the profile")
+    settings = parser.parse_args()
+    if unknown := set(settings.parts) - set(PARTS):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        if not arguments.skip_overhead:
-            compare_overhead(Path(folder), arguments.generations)
-        if not arguments.skip_inheritance:
-            compare_inheritance(Path(folder), arguments.seeds, arguments.generations, arguments.epochs)
+        for name in settings.parts or ["inheritance", "overhead"]:
+            PARTS[name](Path(folder), settings)
 
 
 if __name__ == "__main__":
