@@ -2,11 +2,11 @@
 
 Usage: python scripts/bench_digits.py [inheritance] [overhead] [profile] [--seeds 0 1 2] [--total_epochs 480] [--scratch_epochs 3 5] ...
 
-inheritance: the same search with and without it, for the same number of epochs in all (starting networks included). Without it, every length
-    of a child's training in `--scratch_epochs` is tried, so that the comparison isn't with a length that suits only the other side. Prints each
-    seed's validation hypervolume, and the epochs after which the winner had the loser's final value.
-overhead: every candidate of one search is trained again by a plain loop, from scratch, for as many epochs, with the same loader, optimiser and
-    schedule, and validated as often as the search did; the searches and the loops take turns. Prints the ratio of their wall times.
+inheritance: the same search with and without it, for the same number of epochs in all (starting networks included). Without it, every
+    length of a child's training in `--scratch_epochs` is tried, so that the comparison isn't with a length that suits only the other side.
+    Prints each seed's validation hypervolume, and the epochs after which the winner had the loser's final value.
+overhead: every candidate of one search is trained again by a plain loop, from scratch, for as many epochs, with the same loader, optimiser
+    and schedule, and validated as often; the searches and the loops take turns. Prints the ratio of their wall times.
 profile: where the time of one search goes, by function.
 """
 
@@ -72,10 +72,9 @@ def compare_inheritance(root: Path, settings: argparse.Namespace) -> None:
                 flush=True,
             )
     for epochs, spent in shares.items():
-        mean = f"{sum(spent) / len(spent):.0f} epochs on average" if spent else "never"
-        print(
-            f"against {epochs} epochs a child from scratch: ahead on {len(spent)} of {len(settings.seeds)} seeds, the loser's value after {mean}"
-        )
+        ahead = f"ahead on {len(spent)} of {len(settings.seeds)} seeds"
+        mean = f", there with the loser's final value after {sum(spent) / len(spent):.0f} epochs on average" if spent else ""
+        print(f"against {epochs} epochs a child from scratch: {ahead}{mean}")
 
 
 def bare_loop(history: History) -> float:
