@@ -96,7 +96,7 @@ class Candidate:
 
     @property
     def cumulative_epochs(self) -> int:
-        """The same with all its ancestors'."""
+        """The same with those of the ancestors whose training it inherited."""
         return self.record.cumulative_epochs
 
     @property

@@ -43,9 +43,9 @@ class CandidateRecord:
         start_error: validation error before training (the first task's); None where nothing was inherited.
         test_error: error on the test split (the first task's); None until measured.
         epochs: epochs of its own training.
-        cumulative_epochs: the same with all its ancestors'.
+        cumulative_epochs: the same with those of the ancestors whose training it inherited; 0 until it is recorded.
         images: training images seen in its own training.
-        cumulative_images: the same with all its ancestors'.
+        cumulative_images: the same with those of these ancestors.
         seconds: time by phase, in seconds.
         in_front: whether it is in the population now.
     """

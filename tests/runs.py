@@ -65,7 +65,8 @@ def record_run(run_dir: Path, *, error: float = 0.25, seed: int = 0) -> History:
     history.record_generation(generation(0, (0,), 0.3))
     history.accept([child(2, large, 0, 1), child(3, convnet(6), 0, 1)])
     history.record(outcome(2, error, large, 5, 0.5), {"": state_of(large, seed + 2)})
-    history.record(Outcome(3, failure=Failure("exception", "out of memory"), tasks={"": TaskResult(0.5, {}, 1, 100)}), {})
+    cost, seconds = {"": TaskResult(0.5, {}, 1, 100)}, {"inherit": 0.25, "fit": 1.25}
+    history.record(Outcome(3, failure=Failure("exception", "out of memory"), tasks=cost, seconds=seconds), {})
     history.record_generation(generation(1, (2, 0), 0.4, failed=1))
     history.record_test_errors({2: {"": 0.3}})
     return history

@@ -1,6 +1,7 @@
 """The connection to `history.sqlite`, and whether it is ours and whole."""
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,7 +10,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from lightning_lemonade.errors import HistoryError
-from lightning_lemonade.history.schema import APPLICATION_ID, SCHEMA_VERSION
+from lightning_lemonade.history.schema import APPLICATION_ID, SCHEMA_VERSION, Base
+from lightning_lemonade.history.weights import fsync_directory
 
 DATABASE = "history.sqlite"
 BUSY_SECONDS = 30.0
@@ -39,6 +41,19 @@ def engine(path: Path, *, writable: bool, create: bool = False) -> Engine:
 def _begin(connection: Connection) -> None:
     """Begins a transaction for reads, too, which Python's sqlite3 doesn't: what several queries see is one state."""
     connection.exec_driver_sql("BEGIN")
+
+
+def create_database(run_dir: Path, rows: Sequence[Base]) -> None:
+    """Makes a run directory's database with its first rows, so that it is either whole or not there."""
+    beside = run_dir / f".{DATABASE}.tmp"
+    beside.unlink(missing_ok=True)
+    with Session(engine(beside, writable=True, create=True)) as session, session.begin():
+        connection = session.connection()
+        connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+        Base.metadata.create_all(connection)
+        session.add_all(rows)
+    beside.replace(run_dir / DATABASE)
+    fsync_directory(run_dir)
 
 
 def check_database(session: Session, run_dir: Path) -> None:

@@ -3,12 +3,13 @@
 from typing import Any
 
 from sqlalchemy import JSON, ForeignKey
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, attribute_keyed_dict, mapped_column, relationship
 
 SCHEMA_VERSION = 1
 """Counts up with every change of a table."""
 APPLICATION_ID = 0x4C454D4F
 """SQLite's `application_id` of our databases: "LEMO"."""
+_PARTS: dict[str, Any] = {"lazy": "selectin", "cascade": "all, delete-orphan"}
 
 
 class Base(DeclarativeBase):
@@ -40,25 +41,6 @@ class ObjectiveRow(Base):
     name: Mapped[str]
     unit: Mapped[str]
     stage: Mapped[str]
-
-
-class CandidateRow(Base):
-    """An accepted child and what became of it."""
-
-    __tablename__ = "candidate"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    parent: Mapped[int | None] = mapped_column(ForeignKey("candidate.id"))
-    generation: Mapped[int]
-    state: Mapped[str]
-    failure_kind: Mapped[str | None]
-    failure_text: Mapped[str | None]
-    hash: Mapped[str]
-    spec: Mapped[str]
-    mutations: Mapped[list[Any]]
-    epochs: Mapped[int] = mapped_column(default=0)
-    images: Mapped[int] = mapped_column(default=0)
-    cumulative_epochs: Mapped[int]
-    cumulative_images: Mapped[int]
 
 
 class ValueRow(Base):
@@ -95,17 +77,26 @@ class PhaseRow(Base):
     seconds: Mapped[float]
 
 
-class GenerationRow(Base):
-    """A finished generation."""
+class CandidateRow(Base):
+    """An accepted child and what became of it."""
 
-    __tablename__ = "generation"
-    index: Mapped[int] = mapped_column(primary_key=True)
-    hypervolume: Mapped[float]
-    proposed: Mapped[int]
-    accepted: Mapped[int]
-    evaluated: Mapped[int]
-    failed: Mapped[int]
-    total_epochs: Mapped[int]
+    __tablename__ = "candidate"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    parent: Mapped[int | None] = mapped_column(ForeignKey("candidate.id"))
+    generation: Mapped[int]
+    state: Mapped[str]
+    failure_kind: Mapped[str | None]
+    failure_text: Mapped[str | None]
+    hash: Mapped[str]
+    spec: Mapped[str]
+    mutations: Mapped[list[Any]]
+    epochs: Mapped[int] = mapped_column(default=0)
+    images: Mapped[int] = mapped_column(default=0)
+    cumulative_epochs: Mapped[int] = mapped_column(default=0)
+    cumulative_images: Mapped[int] = mapped_column(default=0)
+    values: Mapped[dict[str, ValueRow]] = relationship(collection_class=attribute_keyed_dict("objective"), **_PARTS)
+    results: Mapped[dict[str, TaskResultRow]] = relationship(collection_class=attribute_keyed_dict("task"), **_PARTS)
+    phases: Mapped[list[PhaseRow]] = relationship(**_PARTS)
 
 
 class GenerationPhaseRow(Base):
@@ -124,3 +115,18 @@ class FrontMemberRow(Base):
     generation: Mapped[int] = mapped_column(ForeignKey("generation.index"), primary_key=True)
     candidate: Mapped[int] = mapped_column(ForeignKey("candidate.id"), primary_key=True)
     position: Mapped[int]
+
+
+class GenerationRow(Base):
+    """A finished generation."""
+
+    __tablename__ = "generation"
+    index: Mapped[int] = mapped_column(primary_key=True)
+    hypervolume: Mapped[float]
+    proposed: Mapped[int]
+    accepted: Mapped[int]
+    evaluated: Mapped[int]
+    failed: Mapped[int]
+    total_epochs: Mapped[int]
+    phases: Mapped[list[GenerationPhaseRow]] = relationship(**_PARTS)
+    members: Mapped[list[FrontMemberRow]] = relationship(order_by=FrontMemberRow.position, **_PARTS)

@@ -54,7 +54,36 @@ def test_a_failed_child_keeps_its_spec_objectives_and_its_cost(tmp_path: Path) -
     failed = record_run(tmp_path).candidate(3)
     assert (failed.state, failed.failure) == ("failed", Failure("exception", "out of memory"))
     assert failed.objectives == {"params": float(convnet(6).parameter_count)}
-    assert (failed.epochs, failed.cumulative_epochs, failed.cumulative_images) == (1, 4, 400)
+    assert (failed.epochs, failed.cumulative_epochs, failed.images, failed.cumulative_images) == (1, 4, 100, 400)
+    assert failed.seconds == {"inherit": 0.25, "fit": 1.25}
+
+
+@pytest.mark.parametrize(
+    ("start_error", "cumulative"),
+    [(None, 2), (0.5, 5), (0.0, 5), (math.nan, 5)],
+    ids=["from scratch", "inherited", "perfect", "not a number"],
+)
+@pytest.mark.parametrize("failure", [None, Failure("exception", "out of memory")])
+def test_a_parents_cost_counts_where_its_weights_were_inherited(
+    tmp_path: Path, start_error: float | None, cumulative: int, failure: Failure | None
+) -> None:
+    history = create(tmp_path)
+    history.accept([child(0, convnet())])
+    history.record(outcome(0, 0.5, convnet()), {"": state_of(convnet(), 0)})
+    history.accept([child(1, convnet(8), 0, 1)])
+    assert history.candidate(1).cumulative_epochs == 0
+    given = outcome(1, 0.5, convnet(8), 2, start_error)
+    record = history.record(replace(given, failure=failure, values={} if failure else given.values), {"": state_of(convnet(8), 0)})
+    assert (record.epochs, record.cumulative_epochs) == (2, cumulative)
+    assert (record.images, record.cumulative_images) == (200, 100 * cumulative)
+
+
+def test_a_child_that_failed_before_its_training_cost_nothing_but_time(tmp_path: Path) -> None:
+    history = record_run(tmp_path)
+    history.accept([child(4, convnet(7), 2, 2)])
+    record = history.record(Outcome(4, failure=Failure("exception", "no memory"), seconds={"inherit": 0.5}), {})
+    assert (record.epochs, record.images, record.cumulative_epochs, record.cumulative_images) == (0, 0, 0, 0)
+    assert (record.start_error, record.seconds) == (None, {"inherit": 0.5})
 
 
 def test_states_go_from_accepted_to_running_to_evaluated(tmp_path: Path) -> None:
@@ -358,15 +387,11 @@ from runs import *
 history = create(Path(sys.argv[1]))
 history.accept([child(0, convnet()), child(1, convnet(5))])
 history.record(outcome(0, 0.5, convnet()), {"": state_of(convnet(), 0)})
-import lightning_lemonade.history.history as module
-insert = module._insert
-def killed(session, model, rows):
-    session.connection().exec_driver_sql("PRAGMA cache_size = 1")  # changed pages go to the file before the commit
-    session.flush()
-    insert(session, model, rows)
-    if model.__tablename__ == "phase":
-        os.kill(os.getpid(), 9)
-module._insert = killed
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+# changed pages go to the file before the commit
+event.listen(Session, "before_flush", lambda session, *rest: session.connection().exec_driver_sql("PRAGMA cache_size = 1"))
+event.listen(Session, "after_flush", lambda *rest: os.kill(os.getpid(), 9))
 history.record(outcome(1, 0.4, convnet(5)), {"": state_of(convnet(5), 0)})
 """
 

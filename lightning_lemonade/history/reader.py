@@ -1,0 +1,187 @@
+"""Reader: what can be asked of a run directory."""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from lightning_lemonade.errors import HistoryError, LemonadeError
+from lightning_lemonade.graph import GraphSpec
+from lightning_lemonade.history.database import DATABASE, cause, check_database, engine
+from lightning_lemonade.history.rows import candidate_record, generation_record
+from lightning_lemonade.history.schema import CandidateRow, FrontMemberRow, GenerationRow, ObjectiveRow, RunRow, TaskResultRow, ValueRow
+from lightning_lemonade.history.weights import read_weights, weights_name
+from lightning_lemonade.morphisms import State
+from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord
+
+
+class Reader:
+    """Reads the record of one search; imports no class that the run names, and works in a read-only directory.
+
+    Attributes:
+        run_dir: the run directory.
+        config: the search's configuration, as JSON values.
+        objectives: in order.
+        bounds: the hypervolume's (low, high) by objective key.
+        tasks: the tasks' names; `("",)` where there is one task.
+    """
+
+    def __init__(self, run_dir: Path, *, writable: bool) -> None:
+        self.run_dir = run_dir
+        self._engine = engine(run_dir / DATABASE, writable=writable)
+        self._specs: dict[int, GraphSpec] = {}
+        with self._reading() as session:
+            check_database(session, run_dir)
+            run = session.scalars(select(RunRow)).one()
+            rows = session.scalars(select(ObjectiveRow).order_by(ObjectiveRow.position))
+            self.config: Mapping[str, Any] = run.config
+            self.objectives = tuple(ObjectiveRecord(row.key, row.name, row.unit, row.stage) for row in rows)
+            self.bounds: Mapping[str, tuple[float, float]] = {key: (float(low), float(high)) for key, (low, high) in run.bounds.items()}
+            self.tasks = tuple(str(task) for task in run.tasks)
+
+    @classmethod
+    def open(cls, run_dir: Path) -> Self:
+        """Opens a recorded search for reading.
+
+        Raises:
+            HistoryError: if it isn't a run directory, its database is foreign or damaged, or a newer release made it.
+        """
+        run_dir = Path(run_dir)
+        advice = f"Give the directory that a search made: it holds a file {DATABASE}"
+        if not run_dir.is_dir():
+            raise HistoryError(f"{run_dir} is {'a file, no directory' if run_dir.exists() else 'not there'}. {advice}")
+        if not (run_dir / DATABASE).is_file():
+            raise HistoryError(f"{run_dir} isn't a run directory. {advice}")
+        return cls(run_dir, writable=False)
+
+    @property
+    def status(self) -> str:
+        """`running`, or what the search ended with: `finished`, `stopped`."""
+        with self._reading() as session:
+            return session.scalars(select(RunRow.status)).one()
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the search ended; empty while it runs."""
+        with self._reading() as session:
+            return session.scalars(select(RunRow.stop_reason)).one()
+
+    def candidate(self, candidate_id: int) -> CandidateRecord:
+        """Returns one candidate.
+
+        Raises:
+            HistoryError: if there is none of this id.
+        """
+        with self._reading() as session:
+            self._row(session, candidate_id)
+            return self._records(session, [candidate_id])[0]
+
+    def candidates(self) -> list[CandidateRecord]:
+        """Returns all candidates by id, with a handful of queries."""
+        with self._reading() as session:
+            return self._records(session)
+
+    def front(self) -> list[CandidateRecord]:
+        """Returns the population after the last recorded generation, by id."""
+        with self._reading() as session:
+            return self._records(session, _front_ids(session))
+
+    def generations(self) -> list[GenerationRecord]:
+        """Returns the finished generations in order."""
+        with self._reading() as session:
+            return [generation_record(row) for row in session.scalars(select(GenerationRow).order_by(GenerationRow.index))]
+
+    def weights(self, candidate_id: int, task: str = "", which: str = "raw") -> State:
+        """Returns a candidate's trained weights.
+
+        Args:
+            candidate_id: the candidate's id.
+            task: the task's name.
+            which: the set's name in the file.
+
+        Raises:
+            HistoryError: if there are none, or the file is missing or damaged.
+        """
+        with self._reading() as session:
+            row = self._result(session, candidate_id, task)
+            name, checksum = row.weights, row.sha256
+        if name is None or checksum is None:
+            raise HistoryError(f"candidate {candidate_id} has no weights: only an evaluated one has")
+        if name != weights_name(candidate_id, self.tasks.index(task)):
+            raise HistoryError(f"{self.run_dir} names the weights of candidate {candidate_id} {name!r}, which isn't theirs: it is damaged")
+        return read_weights(self.run_dir / name, checksum, which)
+
+    def digest(self) -> str:
+        """Returns a SHA-256 over everything that the seed decides: no times, paths, configuration or texts of failures.
+
+        Two searches of one seed that are promised to be equal give equal digests.
+        """
+        with self._reading() as session:
+            columns = [column for column in CandidateRow.__table__.columns if column.name != "failure_text"]
+            rows = [list(row) for row in session.execute(select(*columns).order_by(CandidateRow.id))]
+            values = [
+                [row.candidate, row.objective, repr(row.value), repr(row.spread)]
+                for row in session.scalars(select(ValueRow).order_by(ValueRow.candidate, ValueRow.objective))
+            ]
+            results = [
+                [row.candidate, row.task, repr(row.start_error), repr(row.test_error), row.metrics, row.epochs, row.images, row.sha256]
+                for row in session.scalars(select(TaskResultRow).order_by(TaskResultRow.candidate, TaskResultRow.task))
+            ]
+        generations = [
+            [g.generation, repr(g.hypervolume), g.front, g.proposed, g.accepted, g.evaluated, g.failed, g.total_epochs]
+            for g in self.generations()
+        ]
+        objectives = [[o.key, o.name, o.unit, o.stage] for o in self.objectives]
+        everything = [objectives, self.bounds, self.tasks, rows, values, results, generations]
+        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        """A transaction that sees one state of the database; what is wrong with it becomes a HistoryError."""
+        path = self.run_dir / DATABASE
+        try:
+            with Session(self._engine) as session:
+                yield session
+        except HistoryError:
+            raise
+        except (SQLAlchemyError, LemonadeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise HistoryError(f"{path} can't be read: {cause(error)}. It is damaged or no history: restore it from a copy") from error
+
+    def _row(self, session: Session, candidate_id: int) -> CandidateRow:
+        row = session.get(CandidateRow, candidate_id)
+        if row is None:
+            count = session.scalars(select(func.count()).select_from(CandidateRow)).one()
+            raise HistoryError(f"{self.run_dir} has no candidate {candidate_id}: it has {count}, whose ids count up from 0")
+        return row
+
+    def _result(self, session: Session, candidate_id: int, task: str) -> TaskResultRow:
+        row = self._row(session, candidate_id)
+        if task not in self.tasks:
+            raise HistoryError(f"{self.run_dir} has no task {task!r}; its tasks are: {', '.join(map(repr, self.tasks))}")
+        if task not in row.results:
+            raise HistoryError(f"candidate {candidate_id} of {self.run_dir} has no result for the task {task!r}: it is {row.state}")
+        return row.results[task]
+
+    def _records(self, session: Session, ids: Collection[int] | None = None) -> list[CandidateRecord]:
+        """Reads candidates by id; all of them for None."""
+        query = select(CandidateRow).order_by(CandidateRow.id)
+        rows = session.scalars(query if ids is None else query.where(CandidateRow.id.in_(ids)))
+        front, keys = _front_ids(session), [objective.key for objective in self.objectives]
+        return [candidate_record(row, self._spec(row), keys=keys, task=self.tasks[0], in_front=row.id in front) for row in rows]
+
+    def _spec(self, row: CandidateRow) -> GraphSpec:
+        if row.id not in self._specs:
+            self._specs[row.id] = GraphSpec.from_json(row.spec)
+        return self._specs[row.id]
+
+
+def _front_ids(session: Session) -> set[int]:
+    """Returns the ids of the last recorded population."""
+    last = select(func.max(GenerationRow.index)).scalar_subquery()
+    return set(session.scalars(select(FrontMemberRow.candidate).where(FrontMemberRow.generation == last)))
