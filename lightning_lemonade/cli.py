@@ -4,17 +4,17 @@ import inspect
 import json
 import math
 import os
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]  # 4.53 leaves the first out of __all__
+from jsonargparse import Namespace
 from rich.console import Console
 from rich.table import Table
 
 from lightning_lemonade.errors import ConfigurationError, LemonadeError
+from lightning_lemonade.parsing import ConfigFile, Parser, refuse_reserved
 
 if TYPE_CHECKING:  # at run time, what imports torch or scikit-learn is imported inside `main`, which answers Ctrl-C
     from lightning_lemonade.callback import SearchInfo
@@ -36,17 +36,6 @@ _INSTEAD = {  # where the flag isn't called as the argument is in Python
 }
 
 
-class _Parser(ArgumentParser):
-    """Errors are exceptions: `main` prints them as one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        unknown = re.search(r'Parser key "data":.*Expected a path but (\S+)', message, re.DOTALL)
-        if unknown:
-            known = "give a class of this package (DigitsDataModule) or a full path, for instance my_data.MyDataModule"
-            message = f"unknown data class {unknown[1]!r}: {known}"
-        raise ConfigurationError(message) from ex
-
-
 def main(args: list[str] | None = None) -> int:
     """Runs the command line.
 
@@ -64,29 +53,22 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except SystemExit as stop:  # --help and --print_config; Lightning turns Ctrl-C into exit(1)
-        if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(stop)):
+        if isinstance(stop.__context__, KeyboardInterrupt):
             return 130
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yields an error, what it was raised from or during, and so on."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _run(args: list[str]) -> int:
-    search, show = _Parser(description="Searches a Pareto front of networks."), _Parser(description="Shows what a search found.")
+    search, show = Parser(description="Searches a Pareto front of networks."), Parser(description="Shows what a search found.")
     show.add_argument("run", type=str, help="run directory")
     show.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     if args[:1] == ["search"]:  # Lightning's import takes seconds, and only a search needs it
         args = _prepare_search(search, args)
-    parser = _Parser(prog="lightning-lemonade", description="Multi-objective neural architecture search with inherited weights.")
+    parser = Parser(prog="lightning-lemonade", description="Multi-objective neural architecture search with inherited weights.")
     commands = parser.add_subcommands(required=True, dest="command")
     commands.add_subcommand("search", search, help="search a Pareto front of networks")
     commands.add_subcommand("show", show, help="show a run")
-    settings = parser.parse_args(args)
+    settings = parser.parse(args)
     if settings.command == "show":
         _show(settings.show.run, as_json=settings.show.json)
     else:
@@ -94,19 +76,16 @@ def _run(args: list[str]) -> int:
     return 0
 
 
-def _instantiated(parser: ArgumentParser, settings: Namespace) -> Namespace:
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # the name since jsonargparse 4.49, and before
+def _instantiated(parser: Parser, settings: Namespace) -> Namespace:
     try:
-        return cast(Namespace, instantiate(settings))
-    except (TypeError, ValueError) as error:
-        causes = list(_causes(error))
-        for cause in causes:
-            if isinstance(cause, LemonadeError):  # jsonargparse wraps what a data module raises
-                raise cause from error
-        raise ConfigurationError(f"the data module can't be made: {type(causes[-1]).__name__}: {causes[-1]}") from error
+        return cast(Namespace, parser.instantiate(settings))
+    except LemonadeError:
+        raise
+    except Exception as error:  # whatever a user's class raises
+        raise ConfigurationError(f"the data module can't be made: {type(error).__name__}: {error}") from error
 
 
-def _prepare_search(parser: _Parser, args: list[str]) -> list[str]:
+def _prepare_search(parser: Parser, args: list[str]) -> list[str]:
     """Adds a search's flags, and returns the arguments with `--objectives a,b` as a list."""
     import pytorch_lightning as pl  # noqa: PLC0415
 
@@ -115,14 +94,15 @@ def _prepare_search(parser: _Parser, args: list[str]) -> list[str]:
 
     own = _own_names(LemonadeTrainer)
     reserved = set(RESERVED)
-    _refuse_reserved(args, {name: why for name, why in RESERVED.items() if name not in own - _NOT_FLAGS})
+    parser.reserved = {name: _INSTEAD.get(name, why) for name, why in RESERVED.items() if name not in own - _NOT_FLAGS}
+    refuse_reserved((arg[2:].split("=")[0].split(".")[0] for arg in args if arg.startswith("--")), parser.reserved)
     if os.getcwd() not in sys.path:  # a console script can't import the user's own data module otherwise
         sys.path.append(os.getcwd())
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of these arguments")
+    parser.add_argument("--config", action=ConfigFile, help="YAML file of these arguments")
     added = parser.add_class_arguments(LemonadeTrainer, skip=set(_NOT_FLAGS | (reserved - own)), instantiate=False)
     parser.add_class_arguments(pl.Trainer, skip=reserved | own | set(added), instantiate=False)
-    parser.add_subclass_arguments(pl.LightningDataModule, "data", help="the data module: a class's name or path")
-    parser.set_defaults({"data": {"class_path": _DEFAULT_DATA}})
+    help_text = "the data module: a class's name or path, and --data.NAME VALUE for its arguments"
+    parser.add_argument("--data", type=pl.LightningDataModule, default={"class_path": _DEFAULT_DATA}, help=help_text)
     parser.add_argument("--wandb", choices=["offline", "online", "disabled"], help="log the population to Weights & Biases")
     return _with_lists(args)
 
@@ -130,14 +110,6 @@ def _prepare_search(parser: _Parser, args: list[str]) -> list[str]:
 def _own_names(trainer: "type[LemonadeTrainer]") -> set[str]:
     parameters = inspect.signature(trainer).parameters.values()
     return {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
-
-
-def _refuse_reserved(args: Sequence[str], reserved: Mapping[str, str]) -> None:
-    for arg in args:
-        name = arg.removeprefix("--").split("=")[0].split(".")[0]
-        if arg.startswith("--") and name in reserved:
-            reason = _INSTEAD.get(name, reserved[name])
-            raise ConfigurationError(f"--{name} can't be given to a search: {reason}")
 
 
 def _with_lists(args: Sequence[str]) -> list[str]:

@@ -1,0 +1,140 @@
+"""The command line's parser: jsonargparse's, with what it refuses told in one line."""
+
+import pydoc
+import re
+from argparse import ArgumentError
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]  # 4.53 leaves the first out of __all__
+
+from lightning_lemonade.errors import ConfigurationError
+
+_KINDS = {
+    "<class 'int'>": "an integer",
+    "<class 'float'>": "a number",
+    "<class 'bool'>": "true or false",
+    "<class 'str'>": "a text",
+    "<class 'collections.abc.Mapping'>": "a mapping, for instance '{params: 2e6}'",
+}
+_DATA_CLASS = (
+    "give a class of this package (DigitsDataModule), or the full path of a LightningDataModule, for instance my_data.MyDataModule"
+)
+
+
+class Parser(ArgumentParser):
+    """Errors are exceptions.
+
+    Attributes:
+        reserved: arguments that can't be given, in a configuration file either, and what to do instead.
+    """
+
+    reserved: Mapping[str, str] = {}
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises what is wrong, as jsonargparse says it."""
+        raise ArgumentError(None, message) from ex
+
+    def parse(self, args: list[str]) -> Namespace:
+        """Parses arguments.
+
+        Raises:
+            ConfigurationError: one of them can't be used.
+        """
+        try:
+            return self.parse_args(args)
+        except ArgumentError as error:
+            raise ConfigurationError(_plain(str(error))) from error
+
+
+class ConfigFile(ActionConfigFile):
+    """A configuration file. It is looked through before jsonargparse reads it, whose messages don't name the file."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:  # noqa: ANN401  (argparse's)
+        """Reads it.
+
+        Raises:
+            ConfigurationError: it can't be read, isn't YAML, or holds something else than arguments.
+        """
+        refuse_reserved(_mapping(Path(values)), parser.reserved)
+        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
+
+
+def refuse_reserved(names: Iterable[str], reserved: Mapping[str, str]) -> None:
+    """Raises a ConfigurationError if an argument of these names can't be given to a search."""
+    for name in names:
+        if name in reserved:
+            raise ConfigurationError(f"{name} can't be given to a search: {reserved[name]}")
+
+
+def _mapping(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"the configuration {path} can't be read: {error.strerror}. Give a YAML file of arguments") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"the configuration {path} is no text: give a YAML file of arguments, in UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"mend line {mark.line + 1}, column {mark.column + 1}" if mark else "mend it"
+        raise ConfigurationError(f"the configuration {path} isn't YAML: {getattr(error, 'problem', None) or error}; {where}") from error
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        raise ConfigurationError(f"the configuration {path} holds no arguments: give them as YAML, for instance epochs: 3")
+    return content
+
+
+def _plain(message: str, prefix: str = "", advice: str = "see --help") -> str:
+    """Returns what was given, what is wrong and what to do; a message of jsonargparse that isn't known as it is.
+
+    Args:
+        message: jsonargparse's.
+        prefix: of the argument's name: `data.` where it is one of the data class.
+        advice: where the arguments are listed.
+    """
+    key = _match(r'^Parser key "(.+?)":', message)
+    if key == "data" and not prefix:
+        name = _match(r"(?:class_path|import path string:|import path|got value:) (\S+)", message) or ""
+        if problem := _of_data_class(name.strip("':")):
+            return problem
+    if within := re.search(r"Problem with given class_path '(.+?)':\s+(.+)", message, re.DOTALL):
+        return _plain(within[2], f"{prefix}{key}.", f"see lightning-lemonade search --{prefix}{key}.help {within[1]}")
+    if name := _match(r"option '(.+?)'", message):
+        return f"{prefix}{name} is unknown: {advice}"
+    if names := _match(r"unrecognized arguments: (.*)", message):
+        return f"unknown arguments: {names}; {advice}"
+    if names := _match(r"arguments are required: (.*)", message):
+        return f"{prefix}{names} must be given: {advice}"
+    return _of_value(f"{prefix}{key}", message) or message
+
+
+def _of_value(name: str, message: str) -> str | None:
+    value = _match(r"(?:given|got) value:(.*)\Z", message)
+    expected = re.findall(r"Expected an? (.+?)(?:\. Got value: .*)?$", message, re.MULTILINE)
+    kinds = [_KINDS[kind] for kind in expected if kind in _KINDS]
+    choices = [choice.strip("'") for kind in expected for choice in re.findall(r"'.*?'|\w+", _match(r"Literal\[(.*)\]", kind) or "")]
+    if choices:
+        kinds.append(f"one of {', '.join(dict.fromkeys(choices))}")
+    return None if value is None or not kinds else f"{name} can't be {value!r}: give {' or '.join(kinds)}"
+
+
+def _of_data_class(name: str) -> str | None:
+    """Returns why a class can't be used as a data module, if so."""
+    from pytorch_lightning import LightningDataModule  # noqa: PLC0415  (takes seconds)
+
+    try:
+        found = pydoc.locate(name)
+    except pydoc.ErrorDuringImport as error:
+        return f"the data class {name!r} can't be imported: {type(error.value).__name__}: {error.value}; mend it, or {_DATA_CLASS}"
+    if found is None:
+        return f"unknown data class {name!r}: {_DATA_CLASS}"
+    if not (isinstance(found, type) and issubclass(found, LightningDataModule)):
+        return f"the data class {name!r} is no LightningDataModule: {_DATA_CLASS}"
+    return None
+
+
+def _match(pattern: str, text: str) -> str | None:
+    """Returns what the pattern's group matches first, if anything."""
+    found = re.search(pattern, text, re.DOTALL | re.IGNORECASE)
+    return found[1].strip() if found else None

@@ -1,0 +1,96 @@
+"""What the command line refuses: one line that says what was given, what is wrong and what to do."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_lemonade import cli
+
+OWN_DATA = """
+import pytorch_lightning as pl
+
+class Needy(pl.LightningDataModule):
+    def __init__(self, folder: str, size: int = 3) -> None:
+        super().__init__()
+
+class Broken(pl.LightningDataModule):
+    def __init__(self) -> None:
+        raise RuntimeError("no\\nroom")
+
+class Plain:
+    pass
+"""
+ADVICE = "give a class of this package (DigitsDataModule), or the full path of a LightningDataModule, for instance my_data.MyDataModule"
+HELP = "see lightning-lemonade search --data.help"
+DIGITS = "lightning_lemonade.datamodules.DigitsDataModule"
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["--data.batch_size", "x"], "data.batch_size can't be 'x': give an integer"),
+        (["--data.batch_size", "0"], "batch_size=0 can't be used: give an integer of at least 1."),
+        (["--data.colour", "3"], f"data.colour is unknown: {HELP} {DIGITS}"),
+        (["--data", "Nonsense"], f"unknown data class 'Nonsense': {ADVICE}"),
+        (["--data.class_path", "Nonsense"], f"unknown data class 'Nonsense': {ADVICE}"),
+        (["--data", "no.such.Data"], f"unknown data class 'no.such.Data': {ADVICE}"),
+        (["--data", "null"], f"unknown data class 'None': {ADVICE}"),
+        (["--data", "own_data.Missing"], f"unknown data class 'own_data.Missing': {ADVICE}"),
+        (["--data", "own_data.Plain"], f"the data class 'own_data.Plain' is no LightningDataModule: {ADVICE}"),
+        (["--data", "json.dumps"], f"the data class 'json.dumps' is no LightningDataModule: {ADVICE}"),
+        (
+            ["--data", "bad_data.Data"],
+            f"the data class 'bad_data.Data' can't be imported: ModuleNotFoundError: No module named 'absent'; mend it, or {ADVICE}",
+        ),
+        (["--data", "own_data.Needy"], f"data.folder must be given: {HELP} own_data.Needy"),
+        (["--data", "own_data.Needy", "--data.folder=a", "--data.size=b"], "data.size can't be 'b': give an integer"),
+        (["--data", "own_data.Broken"], "the data module can't be made: RuntimeError: no room"),
+    ],
+)
+def test_data_that_cant_be_used_is_named(
+    args: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_data.py").write_text(OWN_DATA)
+    (tmp_path / "bad_data.py").write_text("import absent")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_data", raising=False)
+    assert cli.main(["search", *args]) == 2
+    assert capsys.readouterr() == ("", f"error: {line}\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, "the configuration given.yaml can't be read: No such file or directory. Give a YAML file of arguments"),
+        (b"epochs: [1\n x: {", "the configuration given.yaml isn't YAML: expected ',' or ']', but got ':'; mend line 2, column 3"),
+        (b"\xff\xfe\x00", "the configuration given.yaml is no text: give a YAML file of arguments, in UTF-8"),
+        (b"epochs: \0", "the configuration given.yaml isn't YAML: "),
+        (b"just words", "the configuration given.yaml holds no arguments: give them as YAML, for instance epochs: 3"),
+        (b"", "the configuration given.yaml holds no arguments: give them as YAML, for instance epochs: 3"),
+        (b"1: 2", "the configuration given.yaml holds no arguments: give them as YAML, for instance epochs: 3"),
+        (b"epochs: x", "epochs can't be 'x': give an integer"),
+        (b"colour: red", "colour is unknown: see --help"),
+        (b"max_epochs: 3", "max_epochs can't be given to a search: use --epochs and --initial_epochs"),
+        (b"data: {class_path: DigitsDataModule, init_args: {batch_size: x}}", "data.batch_size can't be 'x': give an integer"),
+    ],
+)
+def test_configurations_that_cant_be_used_are_named(
+    content: bytes | None, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("given.yaml").write_bytes(content)
+    assert cli.main(["search", "--config", "given.yaml"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: {line}")
+    assert captured.err.count("\n") == 1
+    assert not captured.out
+
+
+@pytest.mark.parametrize("limits", ["{params: x}", "{params: [1, 2, 3]}"])
+def test_limits_that_cant_be_used_are_named(limits: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["search", "--limits", limits]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: limit of params: give one number or two, for instance 2e6 or [1e4, 2e6], got ")
+    assert captured.err.count("\n") == 1
