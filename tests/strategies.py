@@ -7,62 +7,50 @@ from typing import get_args
 
 from hypothesis import strategies as st
 
-from lightning_lemonade.graph import (
-    Activation,
-    AdaptivePool2d,
-    Add,
-    BatchNorm2d,
-    Concat,
-    Conv2d,
-    Dropout,
-    Flatten,
-    GlobalPool2d,
-    GraphSpec,
-    Identity,
-    Input,
-    Linear,
-    Mix,
-    Mul,
-    Node,
-    Op,
-    Output,
-    Pool2d,
-    Shape,
-)
-from lightning_lemonade.graph.ops import ActivationName
+from lightning_lemonade.graph import GraphSpec, Node, ops
 
 MAX_CHANNELS = 16
-ACTIVATION_NAMES = get_args(ActivationName)
+ACTIVATION_NAMES = get_args(ops.ActivationName)
 
 
-def specs(max_steps: int = 10, exportable: bool = False) -> st.SearchStrategy[GraphSpec]:
+def specs(max_steps: int = 10) -> st.SearchStrategy[GraphSpec]:
     """Valid specs; an example shrinks to fewer steps, then to a smaller seed."""
 
     def make(steps: int, seed: int) -> GraphSpec:
-        return random_spec(random.Random(seed), steps=steps, exportable=exportable)
+        return random_spec(random.Random(seed), steps=steps)
 
     return st.builds(make, st.integers(0, max_steps), st.integers(0, 2**32 - 1))
 
 
-def random_spec(rng: random.Random, steps: int = 8, exportable: bool = False) -> GraphSpec:
+def random_spec(rng: random.Random, steps: int = 8) -> GraphSpec:
     """A valid spec of tiny tensors, grown by `steps` random additions, joined at the end and given a random head.
 
     Args:
         rng: the source of every choice.
         steps: how often the graph grows.
-        exportable: leave out what ONNX can't express: adaptive maximum pools whose windows differ in size.
     """
-    growing = _Growing(rng, exportable)
-    growing.add(Input((rng.randint(1, 4), rng.randint(4, 10), rng.randint(4, 10)) if rng.random() < 0.95 else (rng.randint(2, 6),)))
+    growing = _Growing(rng)
+    growing.add(ops.Input((rng.randint(1, 4), rng.randint(4, 10), rng.randint(4, 10)) if rng.random() < 0.95 else (rng.randint(2, 6),)))
     for _ in range(steps):
         growing.step()
     growing.finish()
     return GraphSpec(tuple(growing.nodes))
 
 
-def chain(*ops: Op) -> GraphSpec:
+def chain(*layers: ops.Op) -> GraphSpec:
     """A spec of ops one after the other, n0, n1, and so on."""
-    return GraphSpec(tuple(Node(f"n{i}", op, (f"n{i - 1}",) if i else ()) for i, op in enumerate(ops)))
+    return GraphSpec(tuple(Node(f"n{i}", op, (f"n{i - 1}",) if i else ()) for i, op in enumerate(layers)))
+
+
+def graph(**nodes: tuple[ops.Op, str]) -> GraphSpec:
+    """A spec of `name=(op, "names of inputs")`; names become labels."""
+    ids = {name: f"n{i}" for i, name in enumerate(nodes)}
+    return GraphSpec(tuple(Node(ids[name], op, tuple(ids[source] for source in read.split()), name) for name, (op, read) in nodes.items()))
+
+
+def named(spec: GraphSpec, name: str) -> str:
+    """The id of the node of this label."""
+    return next(node.id for node in spec.nodes if node.label == name)
 
 
 def relabelled(spec: GraphSpec, rng: random.Random) -> GraphSpec:
@@ -88,15 +76,14 @@ def near_misses(spec: GraphSpec, rng: random.Random) -> list[GraphSpec]:
 class _Growing:
     """A graph while it grows. `loose` are the nodes that nothing reads yet."""
 
-    def __init__(self, rng: random.Random, exportable: bool) -> None:
+    def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.exportable = exportable
         self.nodes: list[Node] = []
-        self.shapes: dict[str, Shape] = {}
+        self.shapes: dict[str, ops.Shape] = {}
         self.loose: dict[str, None] = {}
         self.number = rng.randint(0, 20)
 
-    def add(self, op: Op, *inputs: str) -> str:
+    def add(self, op: ops.Op, *inputs: str) -> str:
         shape = op.output_shape([self.shapes[source] for source in inputs])
         self.number += self.rng.choice([1, 1, 1, 7])
         name = f"n{self.number}"
@@ -107,7 +94,7 @@ class _Growing:
         self.loose[name] = None
         return name
 
-    def pick(self, fits: Callable[[Shape], bool] = lambda shape: True) -> str | None:
+    def pick(self, fits: Callable[[ops.Shape], bool] = lambda shape: True) -> str | None:
         """A node of a fitting shape: often the last, at times any."""
         fitting = [node.id for node in self.nodes if fits(self.shapes[node.id])]
         if not fitting:
@@ -127,19 +114,19 @@ class _Growing:
         getattr(self, f"_{self.rng.choice(kinds)}")(source)
 
     def _activation(self, source: str) -> str:
-        return self.add(Activation(self.rng.choice(ACTIVATION_NAMES)), source)
+        return self.add(ops.Activation(self.rng.choice(ACTIVATION_NAMES)), source)
 
     def _dropout(self, source: str) -> str:
-        return self.add(Dropout(self.rng.choice([0.0, 0.1, 0.5])), source)
+        return self.add(ops.Dropout(self.rng.choice([0.0, 0.1, 0.5])), source)
 
     def _identity(self, source: str) -> str:
-        return self.add(Identity(), source)
+        return self.add(ops.Identity(), source)
 
     def _linear(self, source: str) -> str:
-        return self.add(Linear(self.rng.randint(1, 8), self.rng.random() < 0.7), source)
+        return self.add(ops.Linear(self.rng.randint(1, 8), self.rng.random() < 0.7), source)
 
     def _norm(self, source: str) -> str:
-        return self.add(BatchNorm2d(self.rng.choice([1e-5, 1e-3]), self.rng.choice([0.1, 0.01])), source)
+        return self.add(ops.BatchNorm2d(self.rng.choice([1e-5, 1e-3]), self.rng.choice([0.1, 0.01])), source)
 
     def _conv(self, source: str, groups: int = 1, out_channels: int | None = None) -> str:
         rng, (_, height, width) = self.rng, self.shapes[source]
@@ -149,7 +136,7 @@ class _Growing:
         dilation = 2 if rng.random() < 0.2 and 2 * kernel[0] - 1 <= padded[0] and 2 * kernel[1] - 1 <= padded[1] else 1
         stride = (rng.choice([1, 1, 2]), rng.choice([1, 1, 2]))
         out_channels = out_channels or groups * rng.randint(1, max(1, 6 // groups))
-        return self.add(Conv2d(out_channels, kernel, stride, padding, dilation, groups, rng.random() < 0.6), source)
+        return self.add(ops.Conv2d(out_channels, kernel, stride, padding, dilation, groups, rng.random() < 0.6), source)
 
     def _depthwise(self, source: str) -> str:
         channels = self.shapes[source][0]
@@ -160,41 +147,39 @@ class _Growing:
         return self._conv(source, self.rng.choice([groups for groups in range(1, channels + 1) if channels % groups == 0]))
 
     def _same_size_conv(self, source: str, out_channels: int, kernel: int = 3) -> str:
-        return self.add(Conv2d(out_channels, kernel, padding=kernel // 2, bias=self.rng.random() < 0.5), source)
+        return self.add(ops.Conv2d(out_channels, kernel, padding=kernel // 2, bias=self.rng.random() < 0.5), source)
 
     def _pool(self, source: str) -> str:
         rng, (_, height, width) = self.rng, self.shapes[source]
         kernel = (rng.randint(1, min(3, height)), rng.randint(1, min(3, width)))
         padding = (rng.randint(0, kernel[0] // 2), rng.randint(0, kernel[1] // 2))
         mode, stride = rng.choice(["avg", "max"]), (rng.randint(1, 3), rng.randint(1, 3))
-        return self.add(Pool2d(mode, kernel, stride, padding, rng.random() < 0.5), source)
+        return self.add(ops.Pool2d(mode, kernel, stride, padding, rng.random() < 0.5), source)
 
     def _adaptive(self, source: str) -> str:
-        _, height, width = self.shapes[source]
         size = (self.rng.randint(1, 6), self.rng.randint(1, 6))
-        modes = ["avg"] if self.exportable and (height % size[0] or width % size[1]) else ["avg", "max"]
-        return self.add(AdaptivePool2d(self.rng.choice(modes), size), source)
+        return self.add(ops.AdaptivePool2d(self.rng.choice(["avg", "max"]), size), source)
 
     def _residual(self, source: str) -> str:
         """Two convolutions around a skip connection."""
         inner = self._same_size_conv(source, self.rng.randint(1, 6))
         inner = self._norm(inner) if self.rng.random() < 0.7 else inner
         inner = self._same_size_conv(self._activation(inner), self.shapes[source][0])
-        return self.add(Add(), *self.rng.sample([inner, source], 2))
+        return self.add(ops.Add(), *self.rng.sample([inner, source], 2))
 
     def _gate(self, source: str) -> str:
         """Squeeze and excitation."""
-        squeezed = self.add(AdaptivePool2d("avg", 1), source)
-        narrow = self.add(Activation("relu"), self._same_size_conv(squeezed, self.rng.randint(1, 3), 1))
-        gate = self.add(Activation("sigmoid"), self._same_size_conv(narrow, self.shapes[source][0], 1))
-        return self.add(Mul(), *self.rng.sample([gate, source], 2))
+        squeezed = self.add(ops.AdaptivePool2d("avg", 1), source)
+        narrow = self.add(ops.Activation("relu"), self._same_size_conv(squeezed, self.rng.randint(1, 3), 1))
+        gate = self.add(ops.Activation("sigmoid"), self._same_size_conv(narrow, self.shapes[source][0], 1))
+        return self.add(ops.Mul(), *self.rng.sample([gate, source], 2))
 
     def _twins(self, source: str) -> str:
         """Branches that are alike, joined."""
-        op = Conv2d(self.rng.randint(1, 3), 1)
+        op = ops.Conv2d(self.rng.randint(1, 3), 1)
         branches = [self.add(op, source) for _ in range(self.rng.randint(2, 3))]
         if self.rng.random() < 0.5:
-            branches = [self.add(Activation("relu"), branch) for branch in branches]
+            branches = [self.add(ops.Activation("relu"), branch) for branch in branches]
         return self._joined(branches)
 
     def _join(self, source: str) -> str:
@@ -210,8 +195,8 @@ class _Growing:
         return self._joined([source, self._same_size_conv(other, channels, self.rng.choice([1, 3]))])
 
     def _joined(self, sources: list[str]) -> str:
-        op = self.rng.choice([Add(), Mul(), Mix()])
-        return self.add(op, *(sources if isinstance(op, Add) else sources[:2]))
+        op = self.rng.choice([ops.Add(), ops.Mul(), ops.Mix()])
+        return self.add(op, *(sources if isinstance(op, ops.Add) else sources[:2]))
 
     def _concat(self, source: str) -> str:
         shape = self.shapes[source]
@@ -219,27 +204,27 @@ class _Growing:
         parts = [source, *self.rng.choices(fitting, k=self.rng.randint(1, 2))]
         if sum(self.shapes[part][0] for part in parts) > MAX_CHANNELS * (4 if len(shape) == 1 else 1):
             return self._identity(source)
-        return self.add(Concat(), *self.rng.sample(parts, len(parts)))
+        return self.add(ops.Concat(), *self.rng.sample(parts, len(parts)))
 
     def finish(self) -> None:
         """Joins what is loose, and puts a head on it."""
         if self.rng.random() < 0.1 and len(self.loose) == 1:
-            self.add(Output(), *self.loose)
+            self.add(ops.Output(), *self.loose)
             return
         vectors = [self._vector(name) for name in list(self.loose)]
-        joined = vectors[0] if len(vectors) == 1 else self.add(Concat(), *vectors)
+        joined = vectors[0] if len(vectors) == 1 else self.add(ops.Concat(), *vectors)
         if self.rng.random() < 0.5:
             joined = self._activation(self._linear(joined))
         if self.rng.random() < 0.9:
             joined = self._linear(joined)
-        self.add(Output(), joined)
+        self.add(ops.Output(), joined)
 
     def _vector(self, name: str) -> str:
         if len(self.shapes[name]) == 1:
-            return self.add(Flatten(), name) if self.rng.random() < 0.05 else name
+            return self.add(ops.Flatten(), name) if self.rng.random() < 0.05 else name
         if self.rng.random() < 0.6:
-            return self.add(GlobalPool2d(self.rng.choice(["avg", "max"])), name)
-        return self.add(Flatten(), name)
+            return self.add(ops.GlobalPool2d(self.rng.choice(["avg", "max"])), name)
+        return self.add(ops.Flatten(), name)
 
 
 def _swapped_inputs(spec: GraphSpec, rng: random.Random) -> GraphSpec | None:
@@ -253,7 +238,7 @@ def _swapped_inputs(spec: GraphSpec, rng: random.Random) -> GraphSpec | None:
 
 def _shared_node_copied(spec: GraphSpec, rng: random.Random) -> GraphSpec | None:
     """One of the readers of a shared node gets a copy of it."""
-    shared = [node for node in spec.nodes if len(spec.consumers[node.id]) > 1 and not isinstance(node.op, Input)]
+    shared = [node for node in spec.nodes if len(spec.consumers[node.id]) > 1 and not isinstance(node.op, ops.Input)]
     if not shared:
         return None
     node = rng.choice(shared)
@@ -282,13 +267,13 @@ def _reader_moved(spec: GraphSpec, rng: random.Random) -> GraphSpec | None:
 
 def _argument_changed(spec: GraphSpec, rng: random.Random) -> GraphSpec | None:
     """One activation, or the bias of one layer, is another."""
-    nodes = [node for node in spec.nodes if isinstance(node.op, Activation | Conv2d | Linear)]
+    nodes = [node for node in spec.nodes if isinstance(node.op, ops.Activation | ops.Conv2d | ops.Linear)]
     if not nodes:
         return None
     node = rng.choice(nodes)
-    if isinstance(node.op, Activation):
-        op: Op = Activation(rng.choice([name for name in ACTIVATION_NAMES if name != node.op.function]))
+    if isinstance(node.op, ops.Activation):
+        op: ops.Op = ops.Activation(rng.choice([name for name in ACTIVATION_NAMES if name != node.op.function]))
     else:
-        assert isinstance(node.op, Conv2d | Linear)
+        assert isinstance(node.op, ops.Conv2d | ops.Linear)
         op = replace(node.op, bias=not node.op.bias)
     return spec.edit(replaced={node.id: replace(node, op=op)})

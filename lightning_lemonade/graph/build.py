@@ -5,73 +5,16 @@ are function calls. The result deep-copies, compiles, and exports with torch.exp
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from lightning_lemonade.errors import SpecError
-from lightning_lemonade.graph.ops import (
-    Activation,
-    AdaptivePool2d,
-    Add,
-    BatchNorm2d,
-    Concat,
-    Conv2d,
-    Dropout,
-    Flatten,
-    GlobalPool2d,
-    Identity,
-    Input,
-    Linear,
-    Mix,
-    Mul,
-    Op,
-    Output,
-    Pool2d,
-    Shape,
-)
+from lightning_lemonade.graph import ops
+from lightning_lemonade.graph.modules import module_of
 from lightning_lemonade.graph.spec import GraphSpec
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "hardswish": nn.Hardswish,
-    "hardsigmoid": nn.Hardsigmoid,
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-}
-
-
-class MixModule(nn.Module):
-    """`l * a + (1 - l) * b` with a learnt number l (shape: scalar) that starts at 1."""
-
-    def __init__(self) -> None:
-        """Starts as its first input."""
-        super().__init__()
-        self.gate = nn.Parameter(torch.ones(()))
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Mixes two tensors of one shape."""
-        return self.gate * a + (1 - self.gate) * b
-
-
-class GlobalPoolModule(nn.Module):
-    """Average or maximum over height and width: (batch, channels, height, width) becomes (batch, channels)."""
-
-    def __init__(self, mode: str) -> None:
-        """Takes `"avg"` or `"max"`."""
-        super().__init__()
-        self.mode = mode
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pools."""
-        return x.mean((2, 3)) if self.mode == "avg" else x.amax((2, 3))
 
 
 def build(spec: GraphSpec) -> fx.GraphModule:
@@ -89,20 +32,20 @@ def build(spec: GraphSpec) -> fx.GraphModule:
     for node in spec.nodes:
         sources = [values[source] for source in node.inputs]
         match node.op:
-            case Input():
+            case ops.Input():
                 values[node.id] = graph.placeholder(node.id)
-            case Output():
+            case ops.Output():
                 graph.create_node("output", "output", (sources[0],), name=node.id)
-            case Add():
+            case ops.Add():
                 values[node.id] = _sum(graph, sources, node.id)
-            case Mul():
+            case ops.Mul():
                 values[node.id] = graph.create_node("call_function", operator.mul, tuple(sources), name=node.id)
-            case Concat():
+            case ops.Concat():
                 values[node.id] = graph.create_node("call_function", torch.cat, (sources, 1), name=node.id)
-            case Flatten():
+            case ops.Flatten():
                 values[node.id] = graph.create_node("call_function", torch.flatten, (sources[0], 1), name=node.id)
             case _:
-                root.add_module(node.id, _module(node.op, spec.input_shapes(node.id)))
+                root.add_module(node.id, module_of(node.op, spec.input_shapes(node.id)))
                 values[node.id] = graph.call_module(node.id, tuple(sources))
     network = fx.GraphModule(root, graph, class_name="LemonadeNetwork")
     network.meta["spec"] = spec
@@ -127,45 +70,6 @@ def _sum(graph: fx.Graph, sources: Sequence[fx.Node], name: str) -> fx.Node:
     for source in sources[1:-1]:
         total = graph.call_function(operator.add, (total, source))
     return graph.create_node("call_function", operator.add, (total, sources[-1]), name=name)
-
-
-def _module(op: Op, inputs: Sequence[Shape]) -> nn.Module:
-    """Returns the torch module of an op that is one."""
-    match op:
-        case Conv2d():
-            return nn.Conv2d(
-                inputs[0][0],
-                op.out_channels,
-                op.kernel_size,
-                op.stride,
-                op.padding,
-                op.dilation,
-                op.groups,
-                op.bias,
-            )
-        case Linear():
-            return nn.Linear(inputs[0][0], op.out_features, op.bias)
-        case BatchNorm2d():
-            return nn.BatchNorm2d(inputs[0][0], op.eps, op.momentum)
-        case Activation():
-            return ACTIVATIONS[op.function]()
-        case Pool2d(mode="max"):
-            return nn.MaxPool2d(op.kernel_size, op.stride, op.padding, ceil_mode=op.ceil_mode)
-        case Pool2d():
-            return nn.AvgPool2d(op.kernel_size, op.stride, op.padding, op.ceil_mode, count_include_pad=False)
-        case AdaptivePool2d(mode="avg"):
-            return nn.AdaptiveAvgPool2d(op.output_size)
-        case AdaptivePool2d():
-            return nn.AdaptiveMaxPool2d(op.output_size)
-        case GlobalPool2d():
-            return GlobalPoolModule(op.mode)
-        case Mix():
-            return MixModule()
-        case Dropout():
-            return nn.Dropout(op.p)
-        case Identity():
-            return nn.Identity()
-    raise SpecError(f"the op {op.name} has no torch module")
 
 
 def initialise(network: nn.Module) -> None:

@@ -188,13 +188,13 @@ def _tie(
         rows = [[(atom, link.repeat) for atom in atoms(link.source)] for link in links]
     for number, row in enumerate(rows):
         if len(row) != len(own):  # a cut behind a Flatten that lies inside a channel
-            _freeze(ties, [*own, *(atom for atom, _ in row)], f"cut between the positions of a channel behind {node.id} (flatten)")
+            _freeze(ties, [*own, *(atom for atom, _ in row)], _fixed_by(node, "what joins it is split between positions of one channel"))
             continue
         for mine, (theirs, repeat) in zip(own, row, strict=True):
             ties.union(mine, theirs)
             kind = repeats[theirs] * repeat
             if number and kind != repeats[mine]:
-                ties.freeze(mine, f"joined at {node.id} with features of another kind")
+                ties.freeze(mine, _fixed_by(node, "it joins whole channels with single positions behind a flatten"))
             repeats[mine] = kind
     reason = _frozen_reason(node, shapes)
     if reason:
@@ -207,13 +207,19 @@ def _freeze(ties: _Ties, atoms: Sequence[Atom], reason: str) -> None:
 
 
 def _frozen_reason(node: Node, shapes: Mapping[str, Shape]) -> str:
-    if isinstance(node.op, Input):
-        return f"the network's input ({node.id})"
-    if isinstance(node.op, Output):
-        return f"the network's output ({node.id})"
-    if isinstance(node.op, Conv2d) and node.op.groups > 1 and not node.op.is_depthwise(_in_channels(node, shapes)):
-        return f"grouped convolution {node.id}"
+    """Returns why the channels that a node reads and puts out can't change, or an empty text if they can for its part."""
+    match node.op:
+        case Input():
+            return _fixed_by(node, "the network's input")
+        case Output():
+            return _fixed_by(node, "the network's output")
+        case Conv2d(groups=groups) if groups > 1 and not node.op.is_depthwise(_in_channels(node, shapes)):
+            return _fixed_by(node, f"a convolution in {groups} groups")
     return ""
+
+
+def _fixed_by(node: Node, why: str) -> str:
+    return f"fixed by {node.id} ({node.op.name}): {why}"
 
 
 def _collect(

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, islice
 from typing import Any
 
 from lightning_lemonade.errors import SpecError
@@ -18,6 +19,7 @@ VERSION = 1
 MAX_NODES = 4096
 MAX_TEXT = 16 * 1024 * 1024
 MAX_LABEL = 256
+MAX_ID = 999_999_999
 _NODE_ID = re.compile(r"n(0|[1-9][0-9]{0,8})", re.ASCII)
 
 
@@ -139,9 +141,10 @@ class GraphSpec:
         return channel_layout(self.nodes, self.shapes)
 
     def fresh_ids(self, count: int) -> list[str]:
-        """Returns ids that no node of this graph has: the next numbers after its largest."""
+        """Returns ids that no node of this graph has: the next numbers after its largest, then the smallest free ones."""
         last = max(int(node.id[1:]) for node in self.nodes)
-        return [f"n{last + 1 + i}" for i in range(count)]
+        numbers = chain(range(last + 1, MAX_ID + 1), range(last))
+        return list(islice((node_id for node_id in map("n{}".format, numbers) if node_id not in self.by_id), count))
 
     def edit(
         self,

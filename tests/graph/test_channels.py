@@ -10,30 +10,10 @@ from math import prod
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import chain, specs
+from strategies import chain, graph, named, specs
 
 from lightning_lemonade.errors import SpecError
-from lightning_lemonade.graph import (
-    Activation,
-    AdaptivePool2d,
-    Add,
-    BatchNorm2d,
-    Concat,
-    Conv2d,
-    Dropout,
-    Flatten,
-    GlobalPool2d,
-    GraphSpec,
-    Input,
-    Join,
-    Linear,
-    Mix,
-    Mul,
-    Node,
-    Op,
-    Output,
-    PassThrough,
-)
+from lightning_lemonade.graph import GraphSpec, Node, ops
 
 RANDOM = st.randoms(use_true_random=True)
 
@@ -43,12 +23,12 @@ def resized(spec: GraphSpec, sizes: Mapping[int, int], only: Iterable[str] | Non
     nodes = []
     for node in spec.nodes:
         width = spec.channels.width(node.id, sizes)
-        op: Op = node.op
+        op: ops.Op = node.op
         if (only is None or node.id in only) and width != spec.shapes[node.id][0]:
-            if isinstance(op, Conv2d):
+            if isinstance(op, ops.Conv2d):
                 depthwise = op.is_depthwise(spec.input_shapes(node.id)[0][0])
                 op = replace(op, out_channels=width, groups=width if depthwise else op.groups)
-            elif isinstance(op, Linear):
+            elif isinstance(op, ops.Linear):
                 op = replace(op, out_features=width)
         nodes.append(replace(node, op=op))
     return GraphSpec(tuple(nodes))
@@ -56,12 +36,6 @@ def resized(spec: GraphSpec, sizes: Mapping[int, int], only: Iterable[str] | Non
 
 def free_groups(spec: GraphSpec) -> list[int]:
     return [index for index, group in enumerate(spec.channels.groups) if not group.frozen]
-
-
-def graph(**nodes: tuple[Op, str]) -> GraphSpec:
-    """A spec of `name=(op, "names of inputs")`; names become labels."""
-    ids = {name: f"n{i}" for i, name in enumerate(nodes)}
-    return GraphSpec(tuple(Node(ids[name], op, tuple(ids[source] for source in read.split()), name) for name, (op, read) in nodes.items()))
 
 
 def widths(spec: GraphSpec, name: str) -> list[int]:
@@ -76,19 +50,20 @@ def frozen(spec: GraphSpec, name: str) -> str:
     return spec.channels.frozen_reason(named(spec, name))
 
 
-def named(spec: GraphSpec, name: str) -> str:
-    return next(node.id for node in spec.nodes if node.label == name)
+def fixed_by(spec: GraphSpec, name: str, why: str) -> str:
+    node = spec[named(spec, name)]
+    return f"fixed by {node.id} ({node.op.name}): {why}"
 
 
-HEAD: dict[str, tuple[Op, str]] = {"pool": (GlobalPool2d(), "last"), "fc": (Linear(10), "pool"), "out": (Output(), "fc")}
+HEAD: dict[str, tuple[ops.Op, str]] = {"pool": (ops.GlobalPool2d(), "last"), "fc": (ops.Linear(10), "pool"), "out": (ops.Output(), "fc")}
 
 
-def image(channels: int = 3) -> tuple[Op, str]:
-    return Input((channels, 8, 8)), ""
+def image(channels: int = 3) -> tuple[ops.Op, str]:
+    return ops.Input((channels, 8, 8)), ""
 
 
-def conv(channels: int, source: str) -> tuple[Op, str]:
-    return Conv2d(channels, 3, padding=1), source
+def conv(channels: int, source: str) -> tuple[ops.Op, str]:
+    return ops.Conv2d(channels, 3, padding=1), source
 
 
 # What holds for every spec
@@ -107,7 +82,7 @@ def test_segments_fill_every_output(spec: GraphSpec) -> None:
 @settings(max_examples=100, deadline=None)
 def test_groups_list_their_producers(spec: GraphSpec) -> None:
     for index, group in enumerate(spec.channels.groups):
-        makers = [node.id for node in spec.nodes if isinstance(node.op, Conv2d | Linear | Input)]
+        makers = [node.id for node in spec.nodes if isinstance(node.op, ops.Conv2d | ops.Linear | ops.Input)]
         assert group.producers == tuple(node_id for node_id in makers if index in spec.channels.groups_of(node_id))
         assert group.producers
 
@@ -157,7 +132,7 @@ def test_frozen_groups_say_why(spec: GraphSpec) -> None:
         culprit = next((node for node in spec.nodes if node.id in group.frozen.replace("(", " ").replace(")", " ").split()), None)
         if group.frozen:
             assert culprit is not None, group.frozen
-            assert isinstance(culprit.op, Input | Output | Conv2d | Join | Flatten)
+            assert isinstance(culprit.op, ops.Input | ops.Output | ops.Conv2d | ops.Join | ops.Flatten)
 
 
 class Reference:
@@ -184,28 +159,28 @@ class Reference:
     def row(self, node: Node, spec: GraphSpec) -> list[tuple[str, int, int]]:
         read = [self.rows[source] for source in node.inputs]
         match node.op:
-            case Concat():
+            case ops.Concat():
                 return [entry for row in read for entry in row]
-            case Flatten():
+            case ops.Flatten():
                 positions = prod(spec.input_shapes(node.id)[0][1:])
                 return [(producer, channel, repeat * positions) for producer, channel, repeat in read[0]]
-            case Input() | Conv2d() | Linear():
+            case ops.Input() | ops.Conv2d() | ops.Linear():
                 return self.made(node, read, spec.shapes[node.id][0])
-            case Output():
+            case ops.Output():
                 self.freeze(read[0])
             case _:
-                assert isinstance(node.op, Join | PassThrough)
+                assert isinstance(node.op, ops.Join | ops.PassThrough)
                 for row in read:
                     self.join(read[0], row)
         return read[0]
 
     def made(self, node: Node, read: list[list[tuple[str, int, int]]], channels: int) -> list[tuple[str, int, int]]:
         row = [(node.id, channel, 1) for channel in range(channels)]
-        if isinstance(node.op, Input):
+        if isinstance(node.op, ops.Input):
             self.freeze(row)
-        elif isinstance(node.op, Conv2d) and node.op.is_depthwise(len(read[0])):
+        elif isinstance(node.op, ops.Conv2d) and node.op.is_depthwise(len(read[0])):
             self.join(read[0], row)
-        elif isinstance(node.op, Conv2d) and node.op.groups > 1:
+        elif isinstance(node.op, ops.Conv2d) and node.op.groups > 1:
             self.freeze([*row, *read[0]])
         return row
 
@@ -272,7 +247,7 @@ def test_groups_are_the_finest(spec: GraphSpec) -> None:
 
 def test_an_add_of_a_concat_and_a_convolution_cuts_the_convolution() -> None:
     spec = graph(
-        x=image(), a=conv(8, "x"), b=conv(4, "x"), ab=(Concat(), "a b"), c=conv(12, "x"), last=(Add(), "ab c"), **HEAD
+        x=image(), a=conv(8, "x"), b=conv(4, "x"), ab=(ops.Concat(), "a b"), c=conv(12, "x"), last=(ops.Add(), "ab c"), **HEAD
     )  # fmt: skip
     assert widths(spec, "c") == widths(spec, "last") == [8, 4]
     assert groups(spec, "c") == groups(spec, "a") + groups(spec, "b")
@@ -283,8 +258,8 @@ def test_an_add_of_a_concat_and_a_convolution_cuts_the_convolution() -> None:
 
 def test_cuts_travel_up_and_down_through_several_joins() -> None:
     spec = graph(
-        x=image(), a=conv(2, "x"), b=conv(6, "x"), ab=(Concat(), "a b"), c=conv(3, "x"), d=conv(5, "x"), cd=(Concat(), "c d"),
-        e=conv(8, "x"), f=(Add(), "ab e"), g=(Mix(), "e cd"), last=(Add(), "f g"), **HEAD
+        x=image(), a=conv(2, "x"), b=conv(6, "x"), ab=(ops.Concat(), "a b"), c=conv(3, "x"), d=conv(5, "x"), cd=(ops.Concat(), "c d"),
+        e=conv(8, "x"), f=(ops.Add(), "ab e"), g=(ops.Mix(), "e cd"), last=(ops.Add(), "f g"), **HEAD
     )  # fmt: skip
     assert widths(spec, "e") == [2, 1, 5]
     assert widths(spec, "b") == [1, 5]
@@ -295,9 +270,9 @@ def test_cuts_travel_up_and_down_through_several_joins() -> None:
 
 def test_a_residual_stage_is_one_group_and_its_inner_channels_are_their_own() -> None:
     spec = graph(
-        x=image(), stem=conv(8, "x"), a1=conv(4, "stem"), n1=(BatchNorm2d(), "a1"), r1=(Activation(), "n1"), a2=conv(8, "r1"),
-        s1=(Add(), "stem a2"),
-        b1=conv(4, "s1"), b2=conv(8, "b1"), last=(Add(), "b2 s1"), **HEAD
+        x=image(), stem=conv(8, "x"), a1=conv(4, "stem"), n1=(ops.BatchNorm2d(), "a1"), r1=(ops.Activation(), "n1"), a2=conv(8, "r1"),
+        s1=(ops.Add(), "stem a2"),
+        b1=conv(4, "s1"), b2=conv(8, "b1"), last=(ops.Add(), "b2 s1"), **HEAD
     )  # fmt: skip
     stage = groups(spec, "stem")
     assert groups(spec, "a2") == groups(spec, "b2") == groups(spec, "last") == groups(spec, "pool") == stage
@@ -309,22 +284,22 @@ def test_a_residual_stage_is_one_group_and_its_inner_channels_are_their_own() ->
 
 
 def test_a_depthwise_convolution_follows_its_input() -> None:
-    spec = graph(x=image(), a=conv(6, "x"), d=(Conv2d(6, 3, padding=1, groups=6), "a"), last=conv(4, "d"), **HEAD)
+    spec = graph(x=image(), a=conv(6, "x"), d=(ops.Conv2d(6, 3, padding=1, groups=6), "a"), last=conv(4, "d"), **HEAD)
     assert groups(spec, "a") == groups(spec, "d") != groups(spec, "last")
     child = resized(spec, dict.fromkeys(groups(spec, "d"), 9))
-    assert child[named(spec, "d")].op == Conv2d(9, 3, padding=1, groups=9)
+    assert child[named(spec, "d")].op == ops.Conv2d(9, 3, padding=1, groups=9)
     check_finest(spec)
 
 
 def test_a_depthwise_convolution_on_the_input_is_frozen() -> None:
-    spec = graph(x=image(), d=(Conv2d(3, 3, padding=1, groups=3), "x"), last=conv(4, "d"), **HEAD)
-    assert frozen(spec, "d") == "the network's input (n0)"
+    spec = graph(x=image(), d=(ops.Conv2d(3, 3, padding=1, groups=3), "x"), last=conv(4, "d"), **HEAD)
+    assert frozen(spec, "d") == "fixed by n0 (input): the network's input"
 
 
 def test_the_gate_of_squeeze_and_excitation_follows_what_it_gates() -> None:
     spec = graph(
-        x=image(), a=conv(6, "x"), squeeze=(AdaptivePool2d("avg", 1), "a"), narrow=(Conv2d(2, 1), "squeeze"),
-        wide=(Conv2d(6, 1), "narrow"), gate=(Activation("sigmoid"), "wide"), last=(Mul(), "gate a"), **HEAD
+        x=image(), a=conv(6, "x"), squeeze=(ops.AdaptivePool2d("avg", 1), "a"), narrow=(ops.Conv2d(2, 1), "squeeze"),
+        wide=(ops.Conv2d(6, 1), "narrow"), gate=(ops.Activation("sigmoid"), "wide"), last=(ops.Mul(), "gate a"), **HEAD
     )  # fmt: skip
     assert groups(spec, "gate") == groups(spec, "a") == groups(spec, "last") != groups(spec, "narrow")
     assert not frozen(spec, "narrow")
@@ -332,7 +307,14 @@ def test_the_gate_of_squeeze_and_excitation_follows_what_it_gates() -> None:
 
 
 def test_a_flatten_repeats_each_channel_once_for_each_position() -> None:
-    spec = graph(x=image(), a=conv(4, "x"), flat=(Flatten(), "a"), drop=(Dropout(), "flat"), fc=(Linear(10), "drop"), out=(Output(), "fc"))
+    spec = graph(
+        x=image(),
+        a=conv(4, "x"),
+        flat=(ops.Flatten(), "a"),
+        drop=(ops.Dropout(), "flat"),
+        fc=(ops.Linear(10), "drop"),
+        out=(ops.Output(), "fc"),
+    )
     segment = spec.channels.segments[named(spec, "drop")][0]
     assert (segment.size, segment.repeat) == (4, 64)
     assert not frozen(spec, "drop")
@@ -345,10 +327,10 @@ def test_flattened_concats_keep_their_parts() -> None:
         x=image(),
         a=conv(4, "x"),
         b=conv(2, "x"),
-        ab=(Concat(), "a b"),
-        flat=(Flatten(), "ab"),
-        fc=(Linear(10), "flat"),
-        out=(Output(), "fc"),
+        ab=(ops.Concat(), "a b"),
+        flat=(ops.Flatten(), "ab"),
+        fc=(ops.Linear(10), "flat"),
+        out=(ops.Output(), "fc"),
     )
     assert groups(spec, "flat") == groups(spec, "a") + groups(spec, "b")
     assert widths(spec, "flat") == [4, 2]
@@ -357,8 +339,8 @@ def test_flattened_concats_keep_their_parts() -> None:
 
 def test_flattened_tensors_of_one_size_join_as_their_channels_do() -> None:
     spec = graph(
-        x=image(), a=conv(4, "x"), b=conv(4, "x"), fa=(Flatten(), "a"), fb=(Flatten(), "b"), sum=(Add(), "fa fb"),
-        fc=(Linear(10), "sum"), out=(Output(), "fc"),
+        x=image(), a=conv(4, "x"), b=conv(4, "x"), fa=(ops.Flatten(), "a"), fb=(ops.Flatten(), "b"), sum=(ops.Add(), "fa fb"),
+        fc=(ops.Linear(10), "sum"), out=(ops.Output(), "fc"),
     )  # fmt: skip
     assert groups(spec, "a") == groups(spec, "b") == groups(spec, "sum")
     assert not frozen(spec, "sum")
@@ -366,9 +348,9 @@ def test_flattened_tensors_of_one_size_join_as_their_channels_do() -> None:
 
 def test_parts_of_different_kinds_join_part_by_part() -> None:
     spec = graph(
-        x=image(), a=conv(2, "x"), b=conv(2, "x"), fa=(Flatten(), "a"), fb=(Flatten(), "b"), va=(GlobalPool2d(), "a"),
-        c=(Linear(5), "va"), d=(Linear(5), "va"), ac=(Concat(), "fa c"), bd=(Concat(), "fb d"), sum=(Add(), "ac bd"),
-        fc=(Linear(10), "sum"), out=(Output(), "fc"),
+        x=image(), a=conv(2, "x"), b=conv(2, "x"), fa=(ops.Flatten(), "a"), fb=(ops.Flatten(), "b"), va=(ops.GlobalPool2d(), "a"),
+        c=(ops.Linear(5), "va"), d=(ops.Linear(5), "va"), ac=(ops.Concat(), "fa c"), bd=(ops.Concat(), "fb d"), sum=(ops.Add(), "ac bd"),
+        fc=(ops.Linear(10), "sum"), out=(ops.Output(), "fc"),
     )  # fmt: skip
     assert groups(spec, "a") == groups(spec, "b")
     assert groups(spec, "c") == groups(spec, "d")
@@ -378,76 +360,86 @@ def test_parts_of_different_kinds_join_part_by_part() -> None:
 
 def test_a_flatten_joined_with_features_is_frozen() -> None:
     spec = graph(
-        x=image(), a=conv(2, "x"), flat=(Flatten(), "a"), pool=(GlobalPool2d(), "a"), f=(Linear(128), "pool"), free=(Linear(3), "f"),
-        sum=(Mul(), "flat f"), both=(Concat(), "sum free"), fc=(Linear(10), "both"), out=(Output(), "fc"),
+        x=image(), a=conv(2, "x"), flat=(ops.Flatten(), "a"), pool=(ops.GlobalPool2d(), "a"),
+        f=(ops.Linear(128), "pool"), free=(ops.Linear(3), "f"),
+        sum=(ops.Mul(), "flat f"), both=(ops.Concat(), "sum free"), fc=(ops.Linear(10), "both"), out=(ops.Output(), "fc"),
     )  # fmt: skip
-    assert frozen(spec, "a") == frozen(spec, "f") == f"joined at {named(spec, 'sum')} with features of another kind"
+    assert frozen(spec, "a") == frozen(spec, "f") == fixed_by(spec, "sum", "it joins whole channels with single positions behind a flatten")
     assert not frozen(spec, "free")
 
 
 def test_a_cut_inside_a_flattened_channel_freezes_it() -> None:
     spec = graph(
-        x=image(), a=conv(2, "x"), flat=(Flatten(), "a"), pool=(GlobalPool2d(), "a"), f=(Linear(100), "pool"), g=(Linear(28), "pool"),
-        fg=(Concat(), "f g"), sum=(Add(), "flat fg"), fc=(Linear(10), "sum"), out=(Output(), "fc"),
+        x=image(), a=conv(2, "x"), flat=(ops.Flatten(), "a"), pool=(ops.GlobalPool2d(), "a"),
+        f=(ops.Linear(100), "pool"), g=(ops.Linear(28), "pool"),
+        fg=(ops.Concat(), "f g"), sum=(ops.Add(), "flat fg"), fc=(ops.Linear(10), "sum"), out=(ops.Output(), "fc"),
     )  # fmt: skip
-    assert "between the positions of a channel" in frozen(spec, "a")
+    assert frozen(spec, "a") == fixed_by(spec, "flat", "what joins it is split between positions of one channel")
     assert frozen(spec, "f")
     assert frozen(spec, "g")
     assert spec.channels.width(named(spec, "sum"), {}) == 128
 
 
 def test_a_grouped_convolution_freezes_what_it_reads_and_makes() -> None:
-    spec = graph(x=image(), a=conv(6, "x"), g=(Conv2d(4, 3, padding=1, groups=2), "a"), last=conv(4, "g"), **HEAD)
-    assert frozen(spec, "a") == frozen(spec, "g") == f"grouped convolution {named(spec, 'g')}"
+    spec = graph(x=image(), a=conv(6, "x"), g=(ops.Conv2d(4, 3, padding=1, groups=2), "a"), last=conv(4, "g"), **HEAD)
+    assert frozen(spec, "a") == frozen(spec, "g") == fixed_by(spec, "g", "a convolution in 2 groups")
     assert not frozen(spec, "last")
     check_finest(spec)
 
 
 def test_a_depthwise_convolution_of_several_filters_for_each_channel_is_frozen() -> None:
-    spec = graph(x=image(), a=conv(6, "x"), g=(Conv2d(12, 3, padding=1, groups=6), "a"), last=conv(4, "g"), **HEAD)
-    assert frozen(spec, "a") == f"grouped convolution {named(spec, 'g')}"
+    spec = graph(x=image(), a=conv(6, "x"), g=(ops.Conv2d(12, 3, padding=1, groups=6), "a"), last=conv(4, "g"), **HEAD)
+    assert frozen(spec, "a") == fixed_by(spec, "g", "a convolution in 6 groups")
 
 
 def test_input_and_output_are_frozen() -> None:
-    spec = chain(Input((3, 8, 8)), Conv2d(6, 1), GlobalPool2d(), Linear(5), Activation(), Output())
+    spec = chain(ops.Input((3, 8, 8)), ops.Conv2d(6, 1), ops.GlobalPool2d(), ops.Linear(5), ops.Activation(), ops.Output())
     reasons = [spec.channels.frozen_reason(node.id) for node in spec.nodes]
-    assert reasons == ["the network's input (n0)", "", "", *["the network's output (n5)"] * 3]
+    assert reasons == ["fixed by n0 (input): the network's input", "", "", *["fixed by n5 (output): the network's output"] * 3]
 
 
 def test_what_is_added_to_the_input_is_frozen() -> None:
-    spec = graph(x=image(), a=conv(3, "x"), b=conv(3, "a"), last=(Add(), "x b"), **HEAD)
-    assert frozen(spec, "b") == "the network's input (n0)"
+    spec = graph(x=image(), a=conv(3, "x"), b=conv(3, "a"), last=(ops.Add(), "x b"), **HEAD)
+    assert frozen(spec, "b") == "fixed by n0 (input): the network's input"
     assert not frozen(spec, "a")
 
 
 def test_a_node_concatenated_with_itself_is_one_group_twice() -> None:
-    spec = graph(x=image(), a=conv(4, "x"), aa=(Concat(), "a a"), c=conv(8, "x"), last=(Add(), "aa c"), **HEAD)
+    spec = graph(x=image(), a=conv(4, "x"), aa=(ops.Concat(), "a a"), c=conv(8, "x"), last=(ops.Add(), "aa c"), **HEAD)
     assert groups(spec, "c") == groups(spec, "a") * 2
     assert resized(spec, dict.fromkeys(groups(spec, "a"), 5)).shapes[named(spec, "c")][0] == 10
     check_finest(spec)
 
 
 def test_two_orders_of_one_concat_cut_down_to_a_common_size() -> None:
-    spec = graph(x=image(), a=conv(2, "x"), b=conv(6, "x"), ab=(Concat(), "a b"), ba=(Concat(), "b a"), last=(Add(), "ab ba"), **HEAD)
+    spec = graph(
+        x=image(), a=conv(2, "x"), b=conv(6, "x"), ab=(ops.Concat(), "a b"), ba=(ops.Concat(), "b a"), last=(ops.Add(), "ab ba"), **HEAD
+    )
     assert widths(spec, "b") == [2, 2, 2]
     assert len({*groups(spec, "a"), *groups(spec, "b")}) == 1
     check_finest(spec)
 
 
 def test_many_cuts_are_found_in_good_time() -> None:
-    spec = graph(x=image(), a=conv(1, "x"), b=conv(3000, "x"), ab=(Concat(), "a b"), ba=(Concat(), "b a"), last=(Add(), "ab ba"), **HEAD)
+    spec = graph(
+        x=image(), a=conv(1, "x"), b=conv(3000, "x"), ab=(ops.Concat(), "a b"), ba=(ops.Concat(), "b a"), last=(ops.Add(), "ab ba"), **HEAD
+    )
     start = time.process_time()
     assert widths(spec, "b") == [1] * 3000
     assert time.process_time() - start < 2
 
 
 def test_a_cut_at_the_end_of_a_long_chain_reaches_its_start_in_good_time() -> None:
-    body = [Node(f"n{i}", Activation(), (f"n{i - 1}",)) for i in range(2, 3000)]
+    body = [Node(f"n{i}", ops.Activation(), (f"n{i - 1}",)) for i in range(2, 3000)]
     tail = [
-        *[Node("n3000", Conv2d(4, 1), ("n0",)), Node("n3001", Conv2d(4, 1), ("n0",)), Node("n3002", Concat(), ("n3000", "n3001"))],
-        *[Node("n3003", Add(), ("n2999", "n3002")), Node("n3004", GlobalPool2d(), ("n3003",)), Node("n3005", Output(), ("n3004",))],
+        Node("n3000", ops.Conv2d(4, 1), ("n0",)),
+        Node("n3001", ops.Conv2d(4, 1), ("n0",)),
+        Node("n3002", ops.Concat(), ("n3000", "n3001")),
+        Node("n3003", ops.Add(), ("n2999", "n3002")),
+        Node("n3004", ops.GlobalPool2d(), ("n3003",)),
+        Node("n3005", ops.Output(), ("n3004",)),
     ]
-    spec = GraphSpec((Node("n0", Input((3, 2, 2))), Node("n1", Conv2d(8, 1), ("n0",)), *body, *tail))
+    spec = GraphSpec((Node("n0", ops.Input((3, 2, 2))), Node("n1", ops.Conv2d(8, 1), ("n0",)), *body, *tail))
     start = time.process_time()
     assert [segment.size for segment in spec.channels.segments["n1"]] == [4, 4]
     assert time.process_time() - start < 5

@@ -15,24 +15,7 @@ from hypothesis import strategies as st
 from networkx.algorithms.isomorphism import categorical_multiedge_match, categorical_node_match
 from strategies import chain, near_misses, relabelled, specs
 
-from lightning_lemonade.graph import (
-    Activation,
-    Add,
-    BatchNorm2d,
-    Concat,
-    Conv2d,
-    Dropout,
-    GlobalPool2d,
-    GraphSpec,
-    Identity,
-    Input,
-    Linear,
-    Mix,
-    Mul,
-    Node,
-    Op,
-    Output,
-)
+from lightning_lemonade.graph import GraphSpec, Node, ops
 from lightning_lemonade.graph.spec import MAX_NODES
 
 RANDOM = st.randoms(use_true_random=True)
@@ -58,40 +41,40 @@ def same(a: GraphSpec, b: GraphSpec) -> bool:
 
 def layered(rng: random.Random) -> GraphSpec:
     """Few ops of one shape over few sources: full of symmetry."""
-    nodes = [Node("n0", Input((2,)))]
+    nodes = [Node("n0", ops.Input((2,)))]
     layer = ["n0"]
     for _ in range(rng.randint(1, 3)):
         new = []
         for _ in range(rng.randint(1, 4)):
-            op: Op = rng.choice([Add(), Add(), Mul(), Mix(), Identity()])
-            inputs = rng.choices(layer, k=rng.randint(2, 3) if isinstance(op, Add) else op.min_inputs)
+            op: ops.Op = rng.choice([ops.Add(), ops.Add(), ops.Mul(), ops.Mix(), ops.Identity()])
+            inputs = rng.choices(layer, k=rng.randint(2, 3) if isinstance(op, ops.Add) else op.min_inputs)
             new.append(Node(f"n{len(nodes) + len(new)}", op, tuple(inputs)))
         nodes += new
         layer = [node.id for node in new]
     read = {source for node in nodes for source in node.inputs}
-    nodes.append(Node(f"n{len(nodes)}", Add(), ("n0", *(node.id for node in nodes if node.id not in read))))
-    nodes.append(Node(f"n{len(nodes)}", Output(), (nodes[-1].id,)))
+    nodes.append(Node(f"n{len(nodes)}", ops.Add(), ("n0", *(node.id for node in nodes if node.id not in read))))
+    nodes.append(Node(f"n{len(nodes)}", ops.Output(), (nodes[-1].id,)))
     return GraphSpec(tuple(nodes))
 
 
-def woven(rows: Sequence[Sequence[int]], branches: int, join: Op | None = None) -> GraphSpec:
+def woven(rows: Sequence[Sequence[int]], branches: int, join: ops.Op | None = None) -> GraphSpec:
     """Branches that are alike; each row is a join of some of them; all rows are added up."""
-    nodes = [Node("n0", Input((4,))), *(Node(f"n{i + 1}", Linear(4), ("n0",)) for i in range(branches))]
-    joins = [Node(f"n{branches + 1 + k}", join or Add(), tuple(f"n{i + 1}" for i in row)) for k, row in enumerate(rows)]
-    total = Node(f"n{branches + 1 + len(rows)}", Add(), tuple(node.id for node in joins))
-    return GraphSpec((*nodes, *joins, total, Node(f"n{branches + 2 + len(rows)}", Output(), (total.id,))))
+    nodes = [Node("n0", ops.Input((4,))), *(Node(f"n{i + 1}", ops.Linear(4), ("n0",)) for i in range(branches))]
+    joins = [Node(f"n{branches + 1 + k}", join or ops.Add(), tuple(f"n{i + 1}" for i in row)) for k, row in enumerate(rows)]
+    total = Node(f"n{branches + 1 + len(rows)}", ops.Add(), tuple(node.id for node in joins))
+    return GraphSpec((*nodes, *joins, total, Node(f"n{branches + 2 + len(rows)}", ops.Output(), (total.id,))))
 
 
 def parallel(branches: int, depth: int = 3) -> GraphSpec:
-    nodes, ends = [Node("n0", Input((3, 8, 8)))], []
-    ops = [Conv2d(4, 3, padding=1), BatchNorm2d(), Activation()] * depth
+    nodes, ends = [Node("n0", ops.Input((3, 8, 8)))], []
+    layers = [ops.Conv2d(4, 3, padding=1), ops.BatchNorm2d(), ops.Activation()] * depth
     for _ in range(branches):
         source = "n0"
-        for op in ops[:depth]:
+        for op in layers[:depth]:
             nodes.append(Node(f"n{len(nodes)}", op, (source,)))
             source = nodes[-1].id
         ends.append(source)
-    for op, inputs in ((Add(), tuple(ends)), (GlobalPool2d(), None), (Output(), None)):
+    for op, inputs in ((ops.Add(), tuple(ends)), (ops.GlobalPool2d(), None), (ops.Output(), None)):
         nodes.append(Node(f"n{len(nodes)}", op, inputs or (nodes[-1].id,)))
     return GraphSpec(tuple(nodes))
 
@@ -163,22 +146,22 @@ def test_all_graphs_of_four_branches_and_three_sums_of_two_fall_into_networkxs_c
 
 
 def test_arguments_count() -> None:
-    a = chain(Input((2,)), Linear(3), Dropout(0.5), Output())
-    assert not same(a, chain(Input((2,)), Linear(3), Dropout(0.25), Output()))
-    assert not same(a, chain(Input((2,)), Linear(3, False), Dropout(0.5), Output()))
-    assert not same(a, chain(Input((2,)), Linear(3), Output()))
+    a = chain(ops.Input((2,)), ops.Linear(3), ops.Dropout(0.5), ops.Output())
+    assert not same(a, chain(ops.Input((2,)), ops.Linear(3), ops.Dropout(0.25), ops.Output()))
+    assert not same(a, chain(ops.Input((2,)), ops.Linear(3, False), ops.Dropout(0.5), ops.Output()))
+    assert not same(a, chain(ops.Input((2,)), ops.Linear(3), ops.Output()))
 
 
 def test_the_order_of_ops_counts() -> None:
-    a = chain(Input((2,)), Activation("relu"), Activation("tanh"), Output())
-    assert not same(a, chain(Input((2,)), Activation("tanh"), Activation("relu"), Output()))
+    a = chain(ops.Input((2,)), ops.Activation("relu"), ops.Activation("tanh"), ops.Output())
+    assert not same(a, chain(ops.Input((2,)), ops.Activation("tanh"), ops.Activation("relu"), ops.Output()))
 
 
-@pytest.mark.parametrize(("op", "commutes"), [(Add(), True), (Mul(), True), (Mix(), False), (Concat(), False)])
-def test_the_order_of_inputs_counts_where_it_means_something(op: Op, commutes: bool) -> None:
-    nodes = (Node("n0", Input((2,))), Node("n1", Activation("relu"), ("n0",)), Node("n2", Activation("tanh"), ("n0",)))
-    a = GraphSpec((*nodes, Node("n3", op, ("n1", "n2")), Node("n4", Output(), ("n3",))))
-    b = GraphSpec((*nodes, Node("n3", op, ("n2", "n1")), Node("n4", Output(), ("n3",))))
+@pytest.mark.parametrize(("op", "commutes"), [(ops.Add(), True), (ops.Mul(), True), (ops.Mix(), False), (ops.Concat(), False)])
+def test_the_order_of_inputs_counts_where_it_means_something(op: ops.Op, commutes: bool) -> None:
+    nodes = (Node("n0", ops.Input((2,))), Node("n1", ops.Activation("relu"), ("n0",)), Node("n2", ops.Activation("tanh"), ("n0",)))
+    a = GraphSpec((*nodes, Node("n3", op, ("n1", "n2")), Node("n4", ops.Output(), ("n3",))))
+    b = GraphSpec((*nodes, Node("n3", op, ("n2", "n1")), Node("n4", ops.Output(), ("n3",))))
     assert same(a, b) == commutes
 
 
@@ -195,8 +178,8 @@ def test_how_often_a_node_is_read_counts() -> None:
     assert not same(woven([(0, 0, 1), (0, 0, 1)], 2), woven([(0, 0, 1), (0, 1, 1)], 2))
 
 
-@pytest.mark.parametrize("join", [Mix(), Concat()])
-def test_reading_two_twins_crosswise_is_something_else(join: Op) -> None:
+@pytest.mark.parametrize("join", [ops.Mix(), ops.Concat()])
+def test_reading_two_twins_crosswise_is_something_else(join: ops.Op) -> None:
     assert not same(woven([(0, 1), (0, 1)], 2, join), woven([(0, 1), (1, 0)], 2, join))
 
 
@@ -238,7 +221,7 @@ SYMMETRIC = {
     "petersen": woven(*edges(nx.petersen_graph())),
     "hypercube": woven(*edges(nx.hypercube_graph(4))),
     "complete": woven(*edges(nx.complete_graph(9))),
-    "many nodes": chain(Input((2,)), *[Identity()] * (MAX_NODES - 2), Output()),
+    "many nodes": chain(ops.Input((2,)), *[ops.Identity()] * (MAX_NODES - 2), ops.Output()),
 }
 
 

@@ -14,32 +14,18 @@ from hypothesis import strategies as st
 from strategies import chain, random_spec, relabelled, specs
 
 from lightning_lemonade.errors import LemonadeError, SpecError
-from lightning_lemonade.graph import (
-    OPS,
-    Activation,
-    Add,
-    Concat,
-    Conv2d,
-    GlobalPool2d,
-    GraphSpec,
-    Identity,
-    Input,
-    Linear,
-    Node,
-    Output,
-    build,
-)
-from lightning_lemonade.graph.spec import MAX_LABEL, MAX_NODES, MAX_TEXT
+from lightning_lemonade.graph import GraphSpec, Node, build, ops
+from lightning_lemonade.graph.spec import MAX_ID, MAX_LABEL, MAX_NODES, MAX_TEXT
 
 SMALL = GraphSpec(
     (
-        Node("n0", Input((3, 8, 8))),
-        Node("n1", Conv2d(4, 3, padding=1), ("n0",), "stem"),
-        Node("n2", Activation(), ("n1",)),
-        Node("n3", Add(), ("n1", "n2")),
-        Node("n4", GlobalPool2d(), ("n3",)),
-        Node("n5", Linear(10), ("n4",)),
-        Node("n6", Output(), ("n5",)),
+        Node("n0", ops.Input((3, 8, 8))),
+        Node("n1", ops.Conv2d(4, 3, padding=1), ("n0",), "stem"),
+        Node("n2", ops.Activation(), ("n1",)),
+        Node("n3", ops.Add(), ("n1", "n2")),
+        Node("n4", ops.GlobalPool2d(), ("n3",)),
+        Node("n5", ops.Linear(10), ("n4",)),
+        Node("n6", ops.Output(), ("n5",)),
     )
 )
 
@@ -50,7 +36,7 @@ def small() -> dict[str, Any]:
 
 def test_the_generator_draws_every_op() -> None:
     rng = random.Random(0)
-    assert {node.op.name for _ in range(40) for node in random_spec(rng, rng.randint(0, 10)).nodes} == set(OPS)
+    assert {node.op.name for _ in range(40) for node in random_spec(rng, rng.randint(0, 10)).nodes} == set(ops.OPS)
 
 
 @given(specs())
@@ -104,7 +90,7 @@ def test_what_is_derived() -> None:
 
 
 def test_a_reader_is_a_consumer_once() -> None:
-    spec = GraphSpec((Node("n0", Input((2,))), Node("n1", Add(), ("n0", "n0")), Node("n2", Output(), ("n1",))))
+    spec = GraphSpec((Node("n0", ops.Input((2,))), Node("n1", ops.Add(), ("n0", "n0")), Node("n2", ops.Output(), ("n1",))))
     assert spec.consumers["n0"] == ("n1",)
 
 
@@ -113,8 +99,19 @@ def test_fresh_ids_are_above_all_others() -> None:
     assert SMALL.fresh_ids(0) == []
 
 
+def test_fresh_ids_behind_the_largest_permitted_one_are_free_smaller_ones() -> None:
+    spec = SMALL.edit(added=[Node(f"n{MAX_ID - 1}", ops.Identity(), ("n1",))], rewired={"n1": f"n{MAX_ID - 1}"})
+    assert spec.fresh_ids(3) == [f"n{MAX_ID}", "n7", "n8"]
+    full = spec.edit(added=[Node(f"n{MAX_ID}", ops.Identity(), ("n5",))], rewired={"n5": f"n{MAX_ID}"}).edit(
+        removed=["n2"], rewired={"n2": "n1"}
+    )
+    assert full.fresh_ids(2) == ["n2", "n7"]
+    (fresh,) = full.fresh_ids(1)
+    assert full.edit(added=[Node(fresh, ops.Identity(), ("n0",))], rewired={"n0": fresh})[fresh].inputs == ("n0",)
+
+
 def test_edit_inserts_a_node() -> None:
-    edited = SMALL.edit(added=[Node("n7", Identity(), ("n1",))], rewired={"n1": "n7"})
+    edited = SMALL.edit(added=[Node("n7", ops.Identity(), ("n1",))], rewired={"n1": "n7"})
     assert edited["n2"].inputs == ("n7",)
     assert edited["n3"].inputs == ("n7", "n2")
     assert edited["n7"].inputs == ("n1",)
@@ -128,8 +125,8 @@ def test_edit_removes_a_node() -> None:
 
 
 def test_edit_replaces_a_node_as_given() -> None:
-    edited = SMALL.edit(replaced={"n5": Node("n5", Linear(3), ("n4",))}, rewired={"n4": "n1"})
-    assert edited["n5"] == Node("n5", Linear(3), ("n4",))
+    edited = SMALL.edit(replaced={"n5": Node("n5", ops.Linear(3), ("n4",))}, rewired={"n4": "n1"})
+    assert edited["n5"] == Node("n5", ops.Linear(3), ("n4",))
     assert edited.output_shape == (3,)
 
 
@@ -148,16 +145,16 @@ def test_edit_to_a_malformed_graph_is_an_error() -> None:
 
 def test_edit_leaves_the_original() -> None:
     before = SMALL.to_json()
-    SMALL.edit(replaced={"n5": Node("n5", Linear(3), ("n4",))})
+    SMALL.edit(replaced={"n5": Node("n5", ops.Linear(3), ("n4",))})
     assert SMALL.to_json() == before
 
 
 def test_a_long_chain_is_no_problem() -> None:
-    spec = chain(Input((2,)), *[Identity()] * (MAX_NODES - 2), Output())
+    spec = chain(ops.Input((2,)), *[ops.Identity()] * (MAX_NODES - 2), ops.Output())
     assert GraphSpec.from_nodes(reversed(spec.nodes)).output_shape == (2,)
     assert GraphSpec.from_json(spec.to_json()) == spec
     with pytest.raises(SpecError, match=f"between 1 and {MAX_NODES} nodes"):
-        chain(Input((2,)), *[Identity()] * (MAX_NODES - 1), Output())
+        chain(ops.Input((2,)), *[ops.Identity()] * (MAX_NODES - 1), ops.Output())
 
 
 def with_node(position: int, **changes: object) -> dict[str, Any]:
@@ -262,7 +259,7 @@ def test_malformed_values_are_refused_with_node_and_reason(case: str) -> None:
 
 
 def test_what_is_read_after_the_output_is_named() -> None:
-    nodes = [*SMALL.nodes[:-1], Node("n6", Output(), ("n5",)), Node("n7", Identity(), ("n6",))]
+    nodes = [*SMALL.nodes[:-1], Node("n6", ops.Output(), ("n5",)), Node("n7", ops.Identity(), ("n6",))]
     with pytest.raises(SpecError, match="node n6: nothing may read the output node"):
         GraphSpec(tuple(nodes))
 
@@ -332,7 +329,7 @@ JUNK: list[Any] = [
         "\ud800",
     ],
     *[[], [1], [1, 1], [1, 1, 1], [[]], ["n0"], ["n1", "n1"], {}, {"p": 0.5}, {"out_features": 1}, {1: 2}, nested(60)],
-    *OPS,
+    *ops.OPS,
 ]
 
 
@@ -416,5 +413,5 @@ def test_damaged_text_is_refused_or_valid(spec: GraphSpec, rng: random.Random) -
 
 
 def test_a_concat_of_many_inputs_is_valid() -> None:
-    nodes = [Node("n0", Input((1, 2, 2))), Node("n1", Concat(), ("n0",) * 50), Node("n2", Output(), ("n1",))]
+    nodes = [Node("n0", ops.Input((1, 2, 2))), Node("n1", ops.Concat(), ("n0",) * 50), Node("n2", ops.Output(), ("n1",))]
     assert GraphSpec(tuple(nodes)).output_shape == (50, 2, 2)

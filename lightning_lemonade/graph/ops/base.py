@@ -40,6 +40,12 @@ class Op(ABC):
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
+    def __str__(self) -> str:
+        """Returns a short readable form with the arguments that aren't at their default, for instance `linear(out_features=10)`."""
+        given = {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) != field.default}
+        texts = [f"{name}={'x'.join(map(str, value)) if isinstance(value, tuple) else value}" for name, value in given.items()]
+        return f"{self.name}({', '.join(texts)})" if texts else self.name
+
 
 @dataclass(frozen=True)
 class PassThrough(Op):
