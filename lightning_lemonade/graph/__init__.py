@@ -1,7 +1,8 @@
-"""What a network is: node types, `GraphSpec`, shapes, channel groups, structural hash, and spec -> network."""
+"""What a network is: node types, `GraphSpec`, shapes, channel groups, structural hash, spec -> network, and coverage."""
 
 from lightning_lemonade.graph.build import build, initialise, record_outputs, spec_of
 from lightning_lemonade.graph.channels import ChannelGroup, ChannelLayout, Segment
+from lightning_lemonade.graph.coverage import LayerCoverage, coverage
 from lightning_lemonade.graph.nodes import Node
 from lightning_lemonade.graph.ops import (
     OPS,
@@ -45,6 +46,7 @@ __all__ = [
     "Identity",
     "Input",
     "Join",
+    "LayerCoverage",
     "Linear",
     "Mix",
     "Mul",
@@ -56,6 +58,7 @@ __all__ = [
     "Segment",
     "Shape",
     "build",
+    "coverage",
     "initialise",
     "record_outputs",
     "spec_of",
