@@ -95,8 +95,8 @@ def _plain(message: str, prefix: str = "", advice: str = "see --help") -> str:
     """
     key = _match(r'^Parser key "(.+?)":', message)
     if key == "data" and not prefix:
-        name = _match(r"(?:class_path|import path string:|import path|got value:) (\S+)", message) or ""
-        if problem := _of_data_class(name.strip("':")):
+        given = _match(r"(?:class_path|import path string:|import path|got value:) (\S+)", message) or ""
+        if problem := _of_data_class(given.strip("':")):
             return problem
     if within := re.search(r"Problem with given class_path '(.+?)':\s+(.+)", message, re.DOTALL):
         return _plain(within[2], f"{prefix}{key}.", f"see lightning-lemonade search --{prefix}{key}.help {within[1]}")
