@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from strategies import chain, graph, specs
 
-from lightning_lemonade.graph import GraphSpec, LayerCoverage, Node, coverage, ops
+from lightning_lemonade.graph import GraphSpec, LayerCoverage, Node, build, coverage, ops
 from lightning_lemonade.morphisms import Widen
 
 IMAGE = (ops.Input((3, 4, 4)), "")
@@ -25,8 +25,8 @@ def head(source: str) -> dict[str, tuple[ops.Op, str]]:
 @settings(max_examples=60, deadline=None)
 def test_there_is_a_row_for_each_node_with_weights_and_a_reason_where_it_cant_change(spec: GraphSpec) -> None:
     rows = coverage(spec)
-    kinds = ops.Conv2d | ops.Linear | ops.BatchNorm2d | ops.Mix
-    assert [row.node for row in rows] == [node.id for node in spec.nodes if isinstance(node.op, kinds)]
+    weighted = {name.partition(".")[0] for name, _ in build(spec).named_parameters()}
+    assert [row.node for row in rows] == [node.id for node in spec.nodes if node.id in weighted]
     for row in rows:
         assert row.label == spec[row.node].label
         assert row.reason == spec.channels.frozen_reason(row.node)
