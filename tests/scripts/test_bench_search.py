@@ -1,0 +1,69 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from hand_space import FixedChooser, RandomChooser, choose, encode, ladder, two_block_net  # noqa: E402 (the scripts are no package)
+
+from lightning_lemonade.spaces import ConvNetSpace  # noqa: E402
+
+SHAPE = (1, 28, 28)
+
+
+def test_the_hand_written_space_holds_our_starting_networks_and_ten_random_members():
+    space, rng, held = ConvNetSpace(), np.random.default_rng(0), 0
+    starts = space.initial(SHAPE, 10)
+    members = []
+    for number in range(12):
+        spec = starts[number % 4]
+        for _ in range(2):
+            spec = space.mutate(spec, rng)[1]
+        members.append(spec)
+    for spec in starts:
+        assert choose(FixedChooser(encode(spec)), SHAPE, 10).structural_hash == spec.structural_hash
+    for spec in members:
+        try:
+            choices = encode(spec)
+        except ValueError:  # a stage without a block, for instance
+            continue
+        held += choose(FixedChooser(choices), SHAPE, 10).structural_hash == spec.structural_hash
+    assert held >= 10
+
+
+def test_random_choices_build_networks_that_encode_to_themselves():
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        spec = choose(RandomChooser(rng), SHAPE, 10)
+        assert choose(FixedChooser(encode(spec)), SHAPE, 10).structural_hash == spec.structural_hash
+
+
+def test_a_ladder_spreads_its_sizes():
+    sizes = [spec.parameter_count for spec in ladder(lambda width: two_block_net(SHAPE, 10, width, "separable"), 2_000, 200_000, 5)]
+    assert sizes == sorted(sizes)
+    assert sizes == pytest.approx(np.geomspace(2_000, 200_000, 5), rel=0.3)
+
+
+def test_the_short_form_compares_every_kind_of_method(tmp_path):
+    methods = ["ours", "scratch-1", "uniform", "random-1", "nsga2-1", "ladder-1"]
+    command = [
+        str(SCRIPTS / "bench_search.py"),
+        "--data",
+        "digits",
+        "--minutes",
+        "0.01",
+        "--seeds",
+        "0",
+        "--out",
+        str(tmp_path / "points.csv"),
+    ]
+    done = subprocess.run([sys.executable, *command, "--methods", *methods], check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for method in methods:
+        assert f"seed 0 {method}: test hypervolume 0." in done.stdout
+        assert f"\n{method},0," in (tmp_path / "points.csv").read_text()
+    assert "error reference 0.3" in done.stdout
