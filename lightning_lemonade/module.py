@@ -1,5 +1,6 @@
 """LemonadeModule: a candidate as a LightningModule."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, pi
 from typing import Any
@@ -22,7 +23,7 @@ class Training:
         initial_epochs: of a starting network.
         learning_rate: the highest.
         momentum: of SGD (Nesterov).
-        weight_decay: on all weights but the gates of Mix.
+        weight_decay: on all weights but learnt gates (of Mix and of relaxed activations).
         warmup: share of the steps that the warm-up takes.
     """
 
@@ -38,12 +39,19 @@ PAPER_TRAINING = Training(epochs=20, initial_epochs=20, learning_rate=0.01, warm
 """The paper's schedule (section 5): 20 epochs, cosine from 0.01 to 0."""
 
 
+LossTerm = Callable[[Tensor, Tensor], Tensor]
+"""From samples (batch, *sample) and the network's output (batch, *output) to a scalar."""
+
+
 class LemonadeModule(pl.LightningModule):
     """A classifier over a graph spec. Subclass it for another loss, metric or optimiser.
 
     Args:
         spec: the architecture; maps (batch, *sample) to logits (batch, classes).
         training: the settings of its training.
+
+    Attributes:
+        loss_terms: what callbacks add to the loss of each training step.
     """
 
     def __init__(self, spec: GraphSpec, training: Training | None = None) -> None:
@@ -52,6 +60,8 @@ class LemonadeModule(pl.LightningModule):
         self.training_settings = training or Training()
         self.network = build(spec)
         self.accuracy = MulticlassAccuracy(num_classes=max(2, spec.output_shape[0]), average="micro")
+
+        self.loss_terms: list[LossTerm] = []
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the logits (batch, classes) of samples (batch, *sample)."""
@@ -65,7 +75,11 @@ class LemonadeModule(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401 (Lightning's signature)
         """Returns the loss of a batch `(x, y)`; one that isn't finite makes the candidate fail."""
         x, y = pair(batch)
-        return self.loss(self(x), y)
+        logits = self(x)
+        loss = self.loss(logits, y)
+        for term in self.loss_terms:
+            loss = loss + term(x, logits)
+        return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         """Counts the right answers of a batch `(x, y)`; the epoch's metric is `val_error`."""

@@ -25,6 +25,7 @@ from lightning_lemonade.graph.ops import (
     Output,
     PassThrough,
     Pool2d,
+    RelaxedActivation,
     Shape,
 )
 from lightning_lemonade.graph.spec import GraphSpec
@@ -55,6 +56,7 @@ __all__ = [
     "Output",
     "PassThrough",
     "Pool2d",
+    "RelaxedActivation",
     "Segment",
     "Shape",
     "build",

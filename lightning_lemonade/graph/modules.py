@@ -37,6 +37,20 @@ class MixModule(nn.Module):
         return self.gate * a + (1 - self.gate) * b
 
 
+class RelaxedActivationModule(nn.Module):
+    """`l * x + (1 - l) * f(x)` with a learnt number l (shape: scalar) that starts at 1."""
+
+    def __init__(self, function: str) -> None:
+        """Takes the name of f; starts as the identity."""
+        super().__init__()
+        self.gate = nn.Parameter(torch.ones(()))
+        self.function = ACTIVATIONS[function]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Goes part of the way to the non-linearity."""
+        return self.gate * x + (1 - self.gate) * self.function(x)
+
+
 class GlobalPoolModule(nn.Module):
     """Average or maximum over height and width: (batch, channels, height, width) becomes (batch, channels)."""
 
@@ -98,6 +112,8 @@ def module_of(op: ops.Op, inputs: Sequence[ops.Shape]) -> nn.Module:
             return nn.Linear(inputs[0][0], op.out_features, op.bias)
         case ops.BatchNorm2d():
             return nn.BatchNorm2d(inputs[0][0], op.eps, op.momentum)
+        case ops.RelaxedActivation():
+            return RelaxedActivationModule(op.function)
         case ops.Activation():
             return ACTIVATIONS[op.function]()
         case ops.Pool2d():

@@ -30,7 +30,8 @@ EVERY_OP = GraphSpec(
         Node("n8", ops.Mul(), ("n7", "n4")),
         Node("n9", ops.Add(), ("n8", "n3", "n1")),
         Node("n10", ops.Mix(), ("n9", "n3")),
-        Node("n11", ops.Concat(), ("n10", "n0", "n10")),
+        Node("n22", ops.RelaxedActivation("silu"), ("n10",)),
+        Node("n11", ops.Concat(), ("n22", "n0", "n10")),
         Node("n12", ops.Pool2d("max", 3, 2, 1, True), ("n11",)),
         Node("n13", ops.Pool2d("avg", 2, 2, 1, True), ("n12",)),
         Node("n14", ops.Conv2d(6, 2, 1, 1, 2, 3), ("n13",)),
@@ -118,7 +119,7 @@ def test_state_dict_keys_are_node_id_and_tensor(spec: GraphSpec) -> None:
                 expected = {"weight", "bias"} if node.op.bias else {"weight"}
             case ops.BatchNorm2d():
                 expected = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
-            case ops.Mix():
+            case ops.Mix() | ops.RelaxedActivation():
                 expected = {"gate"}
             case _:
                 expected = set()

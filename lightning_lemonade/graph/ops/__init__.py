@@ -8,7 +8,7 @@ Counts follow fvcore: one fused multiply-add is 1, biases are free (see `lightni
 
 from lightning_lemonade.graph.ops.base import Join, Op, PassThrough
 from lightning_lemonade.graph.ops.checks import MAX_SIZE, Pair, shown
-from lightning_lemonade.graph.ops.elementwise import Activation, ActivationName, Dropout, Identity
+from lightning_lemonade.graph.ops.elementwise import Activation, ActivationName, Dropout, Identity, RelaxedActivation
 from lightning_lemonade.graph.ops.ends import Input, Output
 from lightning_lemonade.graph.ops.joins import Add, Concat, Mix, Mul
 from lightning_lemonade.graph.ops.layers import BatchNorm2d, Conv2d, Linear
@@ -41,6 +41,7 @@ __all__ = [
     "PassThrough",
     "Pool2d",
     "PoolMode",
+    "RelaxedActivation",
     "Shape",
     "op_from_arguments",
     "shown",

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from lightning_lemonade.graph.ops.base import Op
 from lightning_lemonade.graph.ops.checks import shown
-from lightning_lemonade.graph.ops.elementwise import Activation, Dropout, Identity
+from lightning_lemonade.graph.ops.elementwise import Activation, Dropout, Identity, RelaxedActivation
 from lightning_lemonade.graph.ops.ends import Input, Output
 from lightning_lemonade.graph.ops.joins import Add, Concat, Mix, Mul
 from lightning_lemonade.graph.ops.layers import BatchNorm2d, Conv2d, Linear
@@ -19,6 +19,7 @@ OPS: dict[str, type[Op]] = {
         Identity,
         Dropout,
         Activation,
+        RelaxedActivation,
         BatchNorm2d,
         Conv2d,
         Linear,

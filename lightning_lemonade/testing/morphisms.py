@@ -1,0 +1,134 @@
+"""The conformance kit of mutations: ours pass it, and so must a user's own."""
+
+import random
+from collections.abc import Mapping, Sequence
+
+from lightning_lemonade.errors import MutationError
+from lightning_lemonade.graph import GraphSpec
+from lightning_lemonade.morphisms import KINDS, Mutation
+from lightning_lemonade.testing.graphs import random_spec
+from lightning_lemonade.testing.properties import (
+    BATCH,
+    BrokenMorphism,
+    check_data,
+    check_function,
+    check_learning,
+    check_rewrite,
+    check_training,
+    check_transfer,
+)
+from lightning_lemonade.testing.states import calibrated, sample_batch, uneven_state, without_dropout
+from lightning_lemonade.testing.strategies import HealthCheck, Phase, given, seeded, seeds, settings, st
+
+TRIES = 12
+
+
+def check_morphism(
+    kind: type[Mutation],
+    *,
+    examples: int = 30,
+    seed: int = 0,
+    max_steps: int = 8,
+    arguments: Mapping[str, Sequence[object]] | None = None,
+    shrink: bool = True,
+) -> None:
+    """Runs a kind of mutation through the properties that every one must have, on random graphs.
+
+    Checked are, by the names that a failure gives: `applies` (at the sites that `sites` lists, and nowhere else), `json`, `text`, `pure`,
+    `valid`, `changes`, `shapes`, `ids`, `parent` (its weights are never changed), `randomness` (drawn from the given generator alone),
+    `weights`, `untouched` (bit for bit the parent's), `exact` (if the class says so; eval mode, and train mode on the calibration batch),
+    `trains` and `learns` (every new unit has a gradient by the second backward pass).
+
+    Args:
+        kind: the class; registered under its `kind`.
+        examples: how many graphs.
+        seed: of all draws; the same seed gives the same graphs.
+        max_steps: how large the graphs may get.
+        arguments: values to draw from by argument name; the others keep their defaults. A value may be wrong at some sites.
+        shrink: whether to look for a smaller example once one fails.
+
+    Raises:
+        BrokenMorphism: names the property, the mutation and the graph, both as JSON.
+        AssertionError: if the kind isn't registered, or applies to none of the graphs.
+    """
+    if KINDS.get(kind.kind) is not kind:
+        raise AssertionError(f"{kind.__name__} needs a class attribute `kind`, the name under which it is registered; got {kind.kind!r}")
+    tried = 0
+
+    @seeded(seed)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        print_blob=False,
+        phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.integers(0, max_steps), seeds())
+    def check(steps: int, number: int) -> None:
+        nonlocal tried
+        drawn = _draw(kind, random.Random(number), steps, arguments or {})  # noqa: S311 (no secret)
+        if drawn is not None:
+            tried += 1
+            check_one(*drawn, seed=number)
+
+    check()
+    if not tried:
+        raise AssertionError(f"{kind.__name__} applied to none of {examples} random graphs: {kind.__name__}.sites(spec) was always empty")
+
+
+def check_one(mutation: Mutation, spec: GraphSpec, seed: int = 0) -> bool:
+    """Checks all properties of one mutation of one graph.
+
+    Returns:
+        Whether the property `learns` could be judged on this graph.
+
+    Raises:
+        BrokenMorphism: if one doesn't hold.
+    """
+    spec = without_dropout(spec)
+    x = sample_batch(spec, seed + 1, BATCH)
+    state = calibrated(spec, uneven_state(spec, seed), x)
+    check_data(mutation, spec)
+    _check_elsewhere(mutation, spec)
+    child = check_rewrite(mutation, spec)
+    weights = check_transfer(mutation, spec, state, child, x, seed)
+    if mutation.exact:
+        check_function(mutation, spec, state, child, weights, x)
+    check_training(mutation, spec, state, x, seed)
+    return check_learning([mutation], spec, seed)
+
+
+def _draw(
+    kind: type[Mutation], rng: random.Random, steps: int, arguments: Mapping[str, Sequence[object]]
+) -> tuple[Mutation, GraphSpec] | None:
+    """Draws a graph where the kind applies, a site and arguments; None if some tries found none."""
+    for _ in range(TRIES):
+        spec = random_spec(rng, steps)
+        sites = kind.sites(spec)
+        if sites and spec.parameter_count:  # nothing tells the precision of a network without weights
+            chosen = {name: rng.choice(list(values)) for name, values in arguments.items()}
+            mutation = kind.at(rng.choice(sites), **chosen)
+            if not arguments or _applies(mutation, spec):
+                return mutation, spec
+    return None
+
+
+def _applies(mutation: Mutation, spec: GraphSpec) -> bool:
+    try:
+        mutation.rewrite(spec)
+    except MutationError:
+        return False
+    return True
+
+
+def _check_elsewhere(mutation: Mutation, spec: GraphSpec) -> None:
+    """`applies`: a site that isn't there is refused with a MutationError."""
+    elsewhere = mutation.at(tuple(spec.fresh_ids(len(mutation.site_fields))), **mutation.arguments())
+    try:
+        elsewhere.rewrite(spec)
+    except MutationError:
+        return
+    except Exception as error:
+        raise BrokenMorphism("applies", f"a site that isn't there should raise MutationError, not {error!r}", elsewhere, spec) from error
+    raise BrokenMorphism("applies", "it applies at a site that isn't there", elsewhere, spec)
