@@ -3,9 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from lightning_lemonade.module import LemonadeModule
 
 
 class HistoryReader(Protocol):
@@ -22,6 +27,36 @@ class HistoryReader(Protocol):
 
     def generations(self) -> list[GenerationRecord]:
         """Returns the finished generations in order."""
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """What a child has of its parent.
+
+    Attributes:
+        parent: the parent's network with its trained weights, in eval mode, on the CPU.
+        exact: whether the child computes the parent's function before it trains.
+        joints: ids of the nodes at which the child meets its parent again: the same layer, with the same output shape, reading something
+            that changed.
+    """
+
+    parent: "fx.GraphModule"
+    exact: bool
+    joints: Sequence[str]
+
+
+@runtime_checkable
+class Heir(Protocol):
+    """A Lightning callback that wants to know a child's parent; a search tells it before the child's fit.
+
+    Attributes:
+        teacher_images: images that it passed through the parent during the fit, on all ranks; they are accounted to the child.
+    """
+
+    teacher_images: int
+
+    def on_inherit(self, module: "LemonadeModule", inheritance: Inheritance) -> None:
+        """The child holds its inherited weights and is about to be trained. Not called for networks that inherit nothing."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class CandidateRecord:
         cumulative_epochs: the same with those of the ancestors whose training it inherited; 0 until it is recorded.
         images: training images seen in its own training.
         cumulative_images: the same with those of these ancestors.
+        teacher_images: images passed through its parent to distil from it.
         seconds: time by phase, in seconds.
         in_front: whether it is in the population now.
     """
@@ -66,6 +67,7 @@ class CandidateRecord:
     cumulative_epochs: int
     images: int
     cumulative_images: int
+    teacher_images: int
     seconds: Mapping[str, float]
     in_front: bool
 

@@ -1,5 +1,6 @@
 """LemonadeTrainer: from a data module to a Pareto front."""
 
+import copy
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +76,8 @@ class LemonadeTrainer:
         calibration_size: training samples for the transfer of weights.
         threads_per_child: torch's threads; by default left as they are.
         module: makes a module from a spec and the settings of training; a subclass of LemonadeModule will do.
-        callbacks: of the search.
+        callbacks: of the search (`SearchCallback`), or of each child's training: Lightning callbacks, which are copied for every child, or
+            classes and functions that make one.
         run_dir: where everything is kept; by default a new folder in `lemonade_runs`.
         trainer_kwargs: for `pytorch_lightning.Trainer`, for instance `accelerator`, `devices`, `precision`.
 
@@ -103,7 +105,7 @@ class LemonadeTrainer:
         calibration_size: int = 512,
         threads_per_child: int | None = None,
         module: ModuleFactory | None = None,
-        callbacks: Sequence[SearchCallback] = (),
+        callbacks: Sequence[SearchCallback | pl.Callback | Callable[[], pl.Callback]] = (),
         run_dir: str | Path | None = None,
         **trainer_kwargs: Any,  # noqa: ANN401 (Lightning's own)
     ) -> None:
@@ -117,7 +119,8 @@ class LemonadeTrainer:
         self.inherit, self.sampling, self.seed = inherit, sampling, seed
         self.calibration_size, self.threads_per_child = calibration_size, threads_per_child
         self.module: ModuleFactory = module or LemonadeModule
-        self.callbacks = list(callbacks)
+        self.callbacks = [callback for callback in callbacks if isinstance(callback, SearchCallback)]
+        self.training_callbacks = [_factory(callback) for callback in callbacks if not isinstance(callback, SearchCallback)]
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.trainer_kwargs = trainer_kwargs
         self._check()
@@ -179,6 +182,7 @@ class LemonadeTrainer:
             factory=self.module,
             seed=self.seed,
             trainer_arguments=self.trainer_kwargs,
+            callbacks=self.training_callbacks,
         )
         try:
             if ranks.rank != 0:
@@ -197,6 +201,19 @@ class LemonadeTrainer:
             raise
         ranks.dismiss(Stop(run.history.run_dir, ""))
         return run.history.run_dir
+
+
+def _factory(callback: pl.Callback | Callable[[], pl.Callback]) -> Callable[[], pl.Callback]:
+    """Returns what makes a Lightning callback for each child.
+
+    Raises:
+        ConfigurationError: if it is neither a callback nor makes one.
+    """
+    if isinstance(callback, pl.Callback):
+        return lambda: copy.deepcopy(callback)
+    if not callable(callback):
+        raise ConfigurationError(f"callbacks: {callback!r} is neither a SearchCallback, nor a Lightning callback, nor makes one")
+    return callback
 
 
 class _Run:

@@ -60,6 +60,7 @@ def start(candidate_id: int, channels: int, error: float) -> CandidateRecord:
         cumulative_epochs=2,
         images=2000,
         cumulative_images=2000,
+        teacher_images=0,
         seconds={"fit": 1.5},
         in_front=True,
     )
@@ -75,6 +76,7 @@ def child(parent: CandidateRecord, candidate_id: int, channels: int, error: floa
         start_error=parent.objectives["error"],
         cumulative_epochs=parent.cumulative_epochs + 2,
         cumulative_images=parent.cumulative_images + 2000,
+        teacher_images=0,
     )
 
 

@@ -9,12 +9,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Generator, Tensor
 
+from lightning_lemonade.callback import Heir, Inheritance
 from lightning_lemonade.errors import EvaluationError
 from lightning_lemonade.evaluation.data import LEAN, TaskData
 from lightning_lemonade.evaluation.scopes import quiet, seed_all, seeded, timed
-from lightning_lemonade.graph import GraphSpec, initialise
+from lightning_lemonade.graph import Conv2d, GraphSpec, Linear, Output, initialise
 from lightning_lemonade.module import LemonadeModule, Training, pair
-from lightning_lemonade.morphisms import State
+from lightning_lemonade.morphisms import State, network_with
 from lightning_lemonade.morphisms.state import load_state
 from lightning_lemonade.objectives import Objective, SpecObjective, TrainedObjective
 from lightning_lemonade.search import Child, Failure, Measurement, Outcome, TaskResult, derived_seed
@@ -123,12 +124,15 @@ class Evaluator:
                 with timed(seconds, "validate"):
                     start = self.metrics(module, data)["val_error"]
             watch = _Watch(derived_seed(self.seed, "fit", child.id))
+            callbacks = [make() for make in self.callbacks]
+            heirs = [callback for callback in callbacks if isinstance(callback, Heir)]
             try:
                 with timed(seconds, "fit"):
+                    self._introduce(heirs, module, request, task)
                     arguments = self._arguments() | {"max_epochs": epochs, "limit_val_batches": 0}
-                    pl.Trainer(**arguments, callbacks=[watch, *(make() for make in self.callbacks)]).fit(module, datamodule=data)
+                    pl.Trainer(**arguments, callbacks=[watch, *callbacks]).fit(module, datamodule=data)
             finally:
-                results[task] = TaskResult(start, {}, watch.epochs, watch.images)
+                results[task] = TaskResult(start, {}, watch.epochs, watch.images, sum(heir.teacher_images for heir in heirs))
             with timed(seconds, "validate"):
                 metrics = self.metrics(module, data)
             results[task] = replace(results[task], metrics=metrics)
@@ -162,6 +166,15 @@ class Evaluator:
             spec = after
         return state
 
+    def _introduce(self, heirs: Sequence[Heir], module: LemonadeModule, request: EvaluationRequest, task: str) -> None:
+        """Tells callbacks about the child's parent, if it has one."""
+        if request.parent is None:
+            return
+        for heir in heirs:
+            parent = network_with(request.parent, request.weights[task]).eval()
+            exact = all(mutation.exact for mutation in request.child.mutations)
+            heir.on_inherit(module, Inheritance(parent, exact, joints(request.parent, request.child.spec)))
+
     def metrics(self, module: LemonadeModule, data: TaskData, split: Literal["val", "test"] = "val") -> dict[str, float]:
         """Returns a module's metrics on a split (`val` or `test`) by name."""
         data.evaluated_split = split
@@ -172,6 +185,28 @@ class Evaluator:
 
     def _arguments(self) -> dict[str, Any]:
         return LEAN | self.trainer_arguments
+
+
+def joints(parent: GraphSpec, child: GraphSpec) -> list[str]:
+    """Returns the nodes at which a child meets its parent again: the same op and output shape, reading something that changed.
+
+    Other nodes than convolutions and linear layers count only where none of these does; what feeds the output doesn't, since it is the
+    output.
+    """
+
+    def same(node_id: str) -> bool:
+        return node_id in parent and parent[node_id].op == child[node_id].op and parent.shapes[node_id] == child.shapes[node_id]
+
+    changed = [
+        node
+        for node in child.nodes
+        if node.inputs
+        and same(node.id)
+        and not any(isinstance(child[reader].op, Output) for reader in child.consumers[node.id])
+        and (node.inputs != parent[node.id].inputs or not all(same(source) for source in node.inputs))
+    ]
+    layers = [node.id for node in changed if isinstance(node.op, Conv2d | Linear)]
+    return layers or [node.id for node in changed if not isinstance(node.op, Output)]
 
 
 class _Watch(pl.Callback):

@@ -56,6 +56,7 @@ def result_row(task: str, result: TaskResult, weights: tuple[str, str] | None) -
         metrics={key: float(value) for key, value in result.metrics.items()},
         epochs=result.epochs,
         images=result.images,
+        teacher_images=result.teacher_images,
         weights=name,
         sha256=checksum,
     )
@@ -100,6 +101,7 @@ def candidate_record(row: CandidateRow, spec: GraphSpec, *, keys: Sequence[str],
         cumulative_epochs=row.cumulative_epochs,
         images=row.images,
         cumulative_images=row.cumulative_images,
+        teacher_images=sum(result.teacher_images for result in row.results.values()),
         seconds={phase.phase: phase.seconds for phase in row.phases},
         in_front=in_front,
     )

@@ -64,6 +64,7 @@ class TaskResultRow(Base):
     metrics: Mapped[dict[str, Any]]
     epochs: Mapped[int]
     images: Mapped[int]
+    teacher_images: Mapped[int]
     weights: Mapped[str | None]
     sha256: Mapped[str | None]
 

@@ -75,12 +75,14 @@ class TaskResult:
         metrics: validation metrics after training.
         epochs: epochs trained.
         images: training images seen.
+        teacher_images: images passed through the parent to distil from it.
     """
 
     start_error: float | None
     metrics: Mapping[str, float]
     epochs: int
     images: int
+    teacher_images: int = 0
 
 
 @dataclass(frozen=True)
