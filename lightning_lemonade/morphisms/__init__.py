@@ -1,11 +1,15 @@
 """How a network changes: exact morphisms that keep the function, and approximate ones that shrink it."""
 
 from lightning_lemonade.morphisms.base import KINDS, Mutation, Site, mutation_from_dict
+from lightning_lemonade.morphisms.crop import ShrinkKernel
 from lightning_lemonade.morphisms.insert import InsertConvBlock
+from lightning_lemonade.morphisms.merge import MergeLayers
+from lightning_lemonade.morphisms.prune import PruneFilters
 from lightning_lemonade.morphisms.remove import RemoveLayer
-from lightning_lemonade.morphisms.resize import PruneFilters, Widen
+from lightning_lemonade.morphisms.remove_skip import RemoveSkip
+from lightning_lemonade.morphisms.resize import Widen
 from lightning_lemonade.morphisms.separable import ToSeparable
-from lightning_lemonade.morphisms.skips import AddSkip, ConcatSkip, RemoveSkip
+from lightning_lemonade.morphisms.skips import AddSkip, ConcatSkip
 from lightning_lemonade.morphisms.state import State, network_with
 
 __all__ = [
@@ -13,10 +17,12 @@ __all__ = [
     "AddSkip",
     "ConcatSkip",
     "InsertConvBlock",
+    "MergeLayers",
     "Mutation",
     "PruneFilters",
     "RemoveLayer",
     "RemoveSkip",
+    "ShrinkKernel",
     "Site",
     "State",
     "ToSeparable",

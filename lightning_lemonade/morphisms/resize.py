@@ -1,4 +1,4 @@
-"""Widening and pruning: channel groups of a graph get new sizes."""
+"""Widening: channel groups of a graph get new sizes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from lightning_lemonade.graph import Conv2d, GraphSpec, Linear
 from lightning_lemonade.graph.ops import shown
 from lightning_lemonade.morphisms.base import Mutation, Site
 from lightning_lemonade.morphisms.maps import NEW, carry, identity, propagate, segment_map, settle
-from lightning_lemonade.morphisms.state import State, reestimated
+from lightning_lemonade.morphisms.state import State
 
 
 def resizable(spec: GraphSpec) -> list[Site]:
@@ -99,61 +99,6 @@ class Widen(Mutation):
         return settle(child, weights, maps, calibration)
 
 
-@dataclass(frozen=True)
-class PruneFilters(Mutation):
-    """Removes a share of the filters of a layer: those with the smallest sum of absolute weights (approximate; paper, section 3).
-
-    Tied layers lose the same channels, and once, however many of them are named; batch norm statistics below are re-estimated.
-
-    Attributes:
-        node: a convolution or linear layer whose channels aren't frozen.
-        fraction: the share that goes, in (0, 1); at least one filter stays.
-    """
-
-    kind = "prune_filters"
-    exact = False
-    together = True
-    node: str | tuple[str, ...]
-    fraction: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Checks the fraction."""
-        super().__post_init__()
-        if isinstance(self.fraction, bool) or not isinstance(self.fraction, int | float) or not 0 < self.fraction < 1:
-            raise MutationError(f"prune_filters: fraction must be between 0 and 1, got {shown(self.fraction)}")
-
-    @classmethod
-    def sites(cls, spec: GraphSpec) -> list[Site]:
-        """See `Mutation.sites`."""
-        groups = spec.channels.groups
-        return [site for site in resizable(spec) if all(groups[g].size > 1 for g in spec.channels.groups_of(site[0]))]
-
-    def rewrite_at(self, spec: GraphSpec, site: Site) -> GraphSpec:
-        """See `Mutation.rewrite_at`."""
-        return resized(spec, self._sizes(spec, site))
-
-    def _sizes(self, spec: GraphSpec, site: Site) -> dict[int, int]:
-        return {group: max(1, min(size - 1, round(size * (1 - self.fraction)))) for group, size in _groups(spec, site).items()}
-
-    def transfer_at(
-        self,
-        parent: GraphSpec,
-        state: State,
-        child: GraphSpec,
-        site: Site,
-        calibration: Tensor,
-        generator: Generator,
-    ) -> State:
-        """See `Mutation.transfer_at`."""
-        groups = {}
-        for group, size in self._sizes(parent, site).items():
-            ranking = _filter_norms(parent, state, group).argsort(descending=True, stable=True)
-            groups[group] = ranking[:size].sort().values
-        weights, _ = _carry_groups(parent, state, child, groups, generator)
-        producers = [node_id for group in groups for node_id in parent.channels.groups[group].producers]
-        return reestimated(child, weights, producers, calibration)
-
-
 def _carry_groups(
     parent: GraphSpec,
     state: State,
@@ -165,16 +110,3 @@ def _carry_groups(
     producers = {node_id for group in groups for node_id in parent.channels.groups[group].producers}
     maps = propagate(parent, child, {node_id: segment_map(parent, node_id, groups) for node_id in producers})
     return carry(parent, state, child, maps, generator), maps
-
-
-def _filter_norms(spec: GraphSpec, state: State, group: int) -> Tensor:
-    """Returns the sum of absolute weights of each channel of a group over all its producers: (channels,)."""
-    total = torch.zeros(spec.channels.groups[group].size, dtype=torch.float64)
-    for node_id in spec.channels.groups[group].producers:
-        rows = state[f"{node_id}.weight"].abs().flatten(1).sum(1).to(total)
-        start = 0
-        for segment in spec.channels.segments[node_id]:
-            if segment.group == group:
-                total += rows[start : start + segment.size]
-            start += segment.size * segment.repeat
-    return total

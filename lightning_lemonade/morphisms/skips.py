@@ -1,4 +1,4 @@
-"""Skip connections: by addition, by concatenation, and their removal."""
+"""Skip connections: by addition and by concatenation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,12 +8,10 @@ from torch import Generator, Tensor
 
 from lightning_lemonade.graph import (
     Activation,
-    Add,
     Concat,
     Conv2d,
     Flatten,
     GraphSpec,
-    Identity,
     Join,
     Linear,
     Mix,
@@ -25,7 +23,7 @@ from lightning_lemonade.graph import (
 )
 from lightning_lemonade.morphisms.base import Mutation, Site
 from lightning_lemonade.morphisms.maps import NEW, carry, identity, propagate, settle
-from lightning_lemonade.morphisms.state import State, like_weights, reestimated
+from lightning_lemonade.morphisms.state import State, like_weights
 
 
 def _ends(spec: GraphSpec) -> list[Node]:
@@ -51,13 +49,14 @@ def _pairs(spec: GraphSpec) -> Iterator[tuple[str, str]]:
     earlier: dict[Shape, list[str]] = {}  # by height and width
     for target in _ends(spec):
         sources = earlier.setdefault(spec.shapes[target.id][1:], [])
-        joined = {i for reader in spec.consumers[target.id] if _is_join(spec[reader]) for i in spec[reader].inputs}
+        joined = {i for reader in spec.consumers[target.id] if is_join(spec[reader]) for i in spec[reader].inputs}
         barred = joined.union(target.inputs)
         yield from ((source, target.id) for source in sources if above[target.id] & bits[source] and source not in barred)
         sources.append(target.id)
 
 
-def _is_join(node: Node) -> bool:
+def is_join(node: Node) -> bool:
+    """Returns whether a node joins several inputs."""
     return isinstance(node.op, Join | Concat)
 
 
@@ -118,7 +117,7 @@ class ConcatSkip(Mutation):
     @classmethod
     def sites(cls, spec: GraphSpec) -> list[Site]:
         """See `Mutation.sites`."""
-        able = _width_is_free(spec)
+        able = width_is_free(spec)
         return [(source, target) for source, target in _pairs(spec) if able[target]]
 
     def rewrite_at(self, spec: GraphSpec, site: Site) -> GraphSpec:
@@ -126,7 +125,7 @@ class ConcatSkip(Mutation):
         source, target = site
         concat = Node(spec.fresh_ids(1)[0], Concat(), (target, source))
         replaced: dict[str, Node] = {}
-        for node_id, more in _more_channels(spec, target, spec.shapes[source][0]).items():
+        for node_id, more in more_channels(spec, target, spec.shapes[source][0]).items():
             node = spec[node_id]
             if isinstance(node.op, Conv2d):
                 width = node.op.out_channels + more
@@ -150,19 +149,12 @@ class ConcatSkip(Mutation):
         return settle(child, carry(parent, state, child, maps, generator), maps, calibration)
 
 
-def _width_is_free(spec: GraphSpec) -> dict[str, bool]:
+def width_is_free(spec: GraphSpec) -> dict[str, bool]:
     """Returns for each node whether its readers could read more or fewer channels."""
     able: dict[str, bool] = {}
     for node in reversed(spec.nodes):
         able[node.id] = all(_is_flexible(spec, spec[reader], able) for reader in spec.consumers[node.id])
     return able
-
-
-def _would_double(spec: GraphSpec, node: Node, source: str) -> bool:
-    """Returns whether a join below would read one node twice if `node` gave way to its only other input."""
-    rest = [i for i in node.inputs if i != source]
-    readers = [spec[reader] for reader in spec.consumers[node.id]]
-    return len(rest) == 1 and any(_is_join(reader) and rest[0] in reader.inputs for reader in readers)
 
 
 def _is_flexible(spec: GraphSpec, reader: Node, able: dict[str, bool]) -> bool:
@@ -181,7 +173,7 @@ def _is_flexible(spec: GraphSpec, reader: Node, able: dict[str, bool]) -> bool:
     return False
 
 
-def _more_channels(spec: GraphSpec, target: str, count: int) -> dict[str, int]:
+def more_channels(spec: GraphSpec, target: str, count: int) -> dict[str, int]:
     """Returns how many channels the nodes below get that pass them on, when a node's readers get `count` more."""
     more = {target: count}
     for node in spec.nodes:
@@ -190,84 +182,3 @@ def _more_channels(spec: GraphSpec, target: str, count: int) -> dict[str, int]:
         if gain and not plain:
             more[node.id] = gain
     return {node_id: gain for node_id, gain in more.items() if node_id != target}
-
-
-@dataclass(frozen=True)
-class RemoveSkip(Mutation):
-    """Removes one input of a joining node, where that input is still read elsewhere (approximate; paper, section 3).
-
-    A node that is left with one input goes. Batch norm statistics below are re-estimated.
-
-    Attributes:
-        node: an Add, Mix or Concat.
-        source: the input that goes.
-    """
-
-    kind = "remove_skip"
-    exact = False
-    site_fields = ("node", "source")
-    node: str | tuple[str, ...]
-    source: str | tuple[str, ...]
-
-    @classmethod
-    def sites(cls, spec: GraphSpec) -> list[Site]:
-        """See `Mutation.sites`."""
-        found: list[Site] = []
-        able = _width_is_free(spec)
-        for node in spec.nodes:
-            if isinstance(node.op, Add | Mix | Concat):
-                if isinstance(node.op, Concat) and not able[node.id]:
-                    continue
-                for source in dict.fromkeys(node.inputs):
-                    elsewhere = len(spec.consumers[source]) > 1
-                    if elsewhere and node.inputs.count(source) == 1 and not _would_double(spec, node, source):
-                        found.append((node.id, source))
-        return found
-
-    def rewrite_at(self, spec: GraphSpec, site: Site) -> GraphSpec:
-        """See `Mutation.rewrite_at`."""
-        between = self._shortened(spec, site)
-        node = between[site[0]]
-        return between.edit(removed=[node.id], rewired={node.id: node.inputs[0]}) if isinstance(node.op, Identity) else between
-
-    def _shortened(self, spec: GraphSpec, site: Site) -> GraphSpec:
-        """Returns the graph with the input gone, and the joining node still there (as an identity if one input is left)."""
-        node = spec[site[0]]
-        inputs = tuple(source for source in node.inputs if source != site[1])
-        shorter = replace(node, inputs=inputs, op=Identity() if len(inputs) == 1 else node.op)
-        replaced = {node.id: shorter}
-        if isinstance(node.op, Concat):
-            lost = spec.shapes[site[1]][0]
-            for node_id, count in _more_channels(spec, node.id, lost).items():
-                reader = spec[node_id]
-                if isinstance(reader.op, Conv2d):
-                    width = reader.op.out_channels - count
-                    replaced[node_id] = replace(reader, op=replace(reader.op, out_channels=width, groups=width))
-        return spec.edit(replaced=replaced)
-
-    def transfer_at(
-        self,
-        parent: GraphSpec,
-        state: State,
-        child: GraphSpec,
-        site: Site,
-        calibration: Tensor,
-        generator: Generator,
-    ) -> State:
-        """See `Mutation.transfer_at`."""
-        between = self._shortened(parent, site)
-        node = parent[site[0]]
-        given = {}
-        if isinstance(node.op, Concat):
-            parts, start = [], 0
-            for source in node.inputs:
-                if source != site[1]:
-                    parts.append(identity(parent.shapes[source][0]) + start)
-                start += parent.shapes[source][0]
-            given[node.id] = torch.cat(parts)
-        else:
-            given[node.id] = identity(parent.shapes[node.id][0])
-        weights = carry(parent, state, between, propagate(parent, between, given), generator)
-        weights.pop(f"{node.id}.gate", None)
-        changed = [reader for reader in parent.consumers[node.id] if reader in child]
-        return reestimated(child, weights, changed, calibration)

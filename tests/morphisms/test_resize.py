@@ -1,4 +1,4 @@
-"""Widening and pruning: tied layers, offsets, flattens; new filters live, and the largest stay."""
+"""Widening: tied layers, offsets, flattens; new filters live."""
 
 from math import prod
 
@@ -25,7 +25,7 @@ from morphisms.helpers import (
 from torch import Tensor
 
 from lightning_lemonade.graph import Add, BatchNorm2d, Concat, Conv2d, Flatten, GlobalPool2d, GraphSpec, Input, Linear, Output
-from lightning_lemonade.morphisms import AddSkip, ConcatSkip, PruneFilters, State, Widen, network_with
+from lightning_lemonade.morphisms import State, Widen, network_with
 
 torch.set_num_threads(1)
 
@@ -33,11 +33,6 @@ torch.set_num_threads(1)
 def widened(spec: GraphSpec, state: State, mutation: Widen, seed: int = 0) -> tuple[GraphSpec, State]:
     child = mutation.rewrite(spec)
     return child, mutation.transfer(spec, state, child, batch(spec), generator(seed))
-
-
-def pruned(spec: GraphSpec, state: State, mutation: PruneFilters) -> tuple[GraphSpec, State]:
-    child = mutation.rewrite(spec)
-    return child, mutation.transfer(spec, state, child, batch(spec), generator())
 
 
 @pytest.mark.parametrize(("factor", "width"), [(2.0, 8), (1.1, 5), (1.5, 6), (2, 8), (1.25, 5)])
@@ -83,12 +78,6 @@ def test_a_layer_that_holds_a_group_twice() -> None:
     assert child.shapes["n1"][0] == 4
     assert child.shapes["n3"][0] == 8
     assert difference(outputs(spec, state, x), outputs(child, weights, x)) < 1e-9
-    child, weights = pruned(spec, state, PruneFilters("n1"))
-    assert child.shapes["n1"][0] == 1
-    assert child.shapes["n3"][0] == 2
-    norms = state["n1.weight"].abs().sum((1, 2, 3)) + state["n3.weight"].abs().sum((1, 2, 3)).reshape(2, 2).sum(0)
-    keep = int(norms.argmax())
-    assert weights["n3.weight"].equal(state["n3.weight"][[keep, keep + 2]][:, [keep, keep + 2]])
 
 
 def test_residual_groups_widen_together() -> None:
@@ -157,69 +146,6 @@ def test_a_layer_of_zeros_grows_live_filters() -> None:
     assert (weights["n2.weight"][4:] == 1).all()
 
 
-def norms(weight: Tensor) -> Tensor:
-    return weight.abs().flatten(1).sum(1)
-
-
-def test_the_filters_of_largest_norm_stay() -> None:
-    spec = plain_net()
-    state = uneven_state(spec)
-    state["n1.weight"] *= torch.tensor([3.0, 0.1, 0.2, 4.0]).reshape(4, 1, 1, 1)
-    child, weights = pruned(spec, state, PruneFilters("n1"))
-    keep = [0, 3]
-    assert child.shapes["n1"][0] == 2
-    assert weights["n1.weight"].equal(state["n1.weight"][keep])
-    assert weights["n4.weight"].equal(state["n4.weight"][:, keep])
-    for name in ("n2.weight", "n2.bias"):
-        assert weights[name].equal(state[name][keep])
-
-
-@pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
-def test_all_tied_producers_count_and_follow(fraction: float) -> None:
-    spec = tied_net()
-    state = uneven_state(spec)
-    child, weights = pruned(spec, state, PruneFilters("n8", fraction=fraction))
-    total = norms(state["n1.weight"]) + norms(state["n8.weight"]) + norms(state["n4.weight"])
-    keep = total.argsort(descending=True)[: round(4 * (1 - fraction))].sort().values
-    assert weights["n1.weight"].equal(state["n1.weight"][keep])
-    assert weights["n4.weight"].equal(state["n4.weight"][keep])
-    assert weights["n8.weight"].equal(state["n8.weight"][keep])
-    assert weights["n7.weight"].equal(state["n7.weight"][:, keep])
-    assert weights["n8.bias"].equal(state["n8.bias"][keep])
-    assert weights["n9.bias"].equal(state["n9.bias"][keep])
-    assert weights["n13.weight"].equal(state["n13.weight"][:, keep])
-    assert weights["n13.bias"].equal(state["n13.bias"])
-    outputs(child, weights, batch(spec))
-
-
-def test_small_differences_of_norms_count() -> None:
-    """A ranking in single precision would see no difference."""
-    spec = bare_net()
-    state = uneven_state(spec)
-    state["n1.weight"] = torch.ones_like(state["n1.weight"]) * torch.tensor([1, 1 + 1e-12, 1 + 2e-12, 1 - 1e-12]).double().reshape(
-        4, 1, 1, 1
-    )
-    _, weights = pruned(spec, state, PruneFilters("n1"))
-    assert weights["n1.weight"].equal(state["n1.weight"][[1, 2]])
-
-
-def test_offsets_in_a_concat_and_positions_in_a_flatten() -> None:
-    spec = concat_net()
-    state = uneven_state(spec)
-    child, weights = pruned(spec, state, PruneFilters("n1"))
-    depthwise = norms(state["n7.weight"])
-    total = norms(state["n1.weight"]) + depthwise[:4] + depthwise[7:]
-    keep = total.argsort(descending=True)[:2].sort().values
-    joined = torch.cat([keep, torch.arange(4, 7), keep + 7])
-    assert weights["n6.weight"].equal(state["n6.weight"][joined])
-    assert weights["n7.weight"].equal(state["n7.weight"][joined])
-    assert weights["n9.weight"].equal(state["n9.weight"][:, joined])
-    assert weights["n3.weight"].equal(state["n3.weight"][:, keep])
-    positions = (torch.cat([torch.arange(5), joined + 5])[:, None] * 36 + torch.arange(36)).reshape(-1)
-    assert weights["n14.weight"].equal(state["n14.weight"][:, positions])
-    assert outputs(child, weights, batch(spec)).isfinite().all()
-
-
 def test_a_convolution_right_before_a_flatten() -> None:
     spec = bare_net()
     state, x = uneven_state(spec), batch(spec)
@@ -227,34 +153,6 @@ def test_a_convolution_right_before_a_flatten() -> None:
     assert child.shapes["n4"] == (6 * 36,)
     assert weights["n5.weight"][:, : 5 * 36].equal(state["n5.weight"])
     assert difference(outputs(spec, state, x), outputs(child, weights, x)) < 1e-9
-    for dead in (1, 4):
-        state["n3.weight"][dead] = 1e-6 * state["n3.weight"][dead]
-        state["n3.bias"][dead] = 0
-    child, weights = pruned(spec, state, PruneFilters("n3", fraction=0.4))
-    assert child.shapes["n3"][0] == 3
-    assert difference(outputs(spec, state, x), outputs(child, weights, x)) < 1e-3
-
-
-def test_a_depthwise_group_pruned_to_one_channel() -> None:
-    spec = tied_net()
-    state, x = uneven_state(spec), batch(spec)
-    child, weights = pruned(spec, state, PruneFilters("n1", fraction=0.9))
-    assert child.shapes["n4"][0] == 1
-    assert isinstance(child["n4"].op, Conv2d)
-    assert child["n4"].op.groups == 1
-    for mutation in (Widen("n1"), Widen("n4", factor=3), AddSkip("n3", "n6"), ConcatSkip("n3", "n6")):
-        grown = mutation.rewrite(child)
-        again = mutation.transfer(child, weights, grown, x, generator())
-        assert difference(outputs(child, weights, x), outputs(grown, again, x)) < 1e-9
-    with_one = [site for site in PruneFilters.sites(child) if child.shapes[site[0]][0] == 1]
-    assert not with_one
-
-
-def test_statistics_are_measured_again() -> None:
-    spec = plain_net()
-    child, weights = pruned(spec, uneven_state(spec), PruneFilters("n1"))
-    after = calibrated(child, weights, batch(spec))
-    assert all(torch.allclose(after[name], weights[name]) for name in weights if "running_" in name)
 
 
 def test_frozen_layers_are_no_sites() -> None:
@@ -269,4 +167,4 @@ def test_frozen_layers_are_no_sites() -> None:
         (Linear(3), [6]),
         (Output(), [7]),
     )
-    assert Widen.sites(spec) == PruneFilters.sites(spec) == []
+    assert Widen.sites(spec) == []

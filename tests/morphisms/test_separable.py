@@ -67,7 +67,7 @@ def test_statistics_and_readers_follow(net: object) -> None:
     spec = plain_net() if net is plain_net else bare_net()
     x, state = batch(spec), uneven_state(spec)
     for site in ToSeparable.sites(spec):
-        mutation = ToSeparable.at(site)
+        mutation = ToSeparable.at(site, mode="simple")
         child = mutation.rewrite(spec)
         weights = mutation.transfer(spec, state, child, x, generator())
         _, pointwise = spec.fresh_ids(2)
