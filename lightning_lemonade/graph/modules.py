@@ -48,7 +48,8 @@ class RelaxedActivationModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Goes part of the way to the non-linearity."""
-        return self.gate * x + (1 - self.gate) * self.function(x)
+        result: Tensor = self.gate * x + (1 - self.gate) * self.function(x)
+        return result
 
 
 class GlobalPoolModule(nn.Module):

@@ -1,8 +1,10 @@
 """How a network changes: exact morphisms that keep the function, and approximate ones that shrink it."""
 
 from lightning_lemonade.morphisms.base import KINDS, Mutation, Site, mutation_from_dict
+from lightning_lemonade.morphisms.branches import InsertBottleneck, InsertSqueezeExcite
 from lightning_lemonade.morphisms.crop import ShrinkKernel
-from lightning_lemonade.morphisms.insert import InsertConvBlock
+from lightning_lemonade.morphisms.insert import InsertConvBlock, InsertSeparableBlock
+from lightning_lemonade.morphisms.kernels import GrowKernel, SplitConv
 from lightning_lemonade.morphisms.merge import MergeLayers
 from lightning_lemonade.morphisms.prune import PruneFilters
 from lightning_lemonade.morphisms.remove import RemoveLayer
@@ -16,7 +18,11 @@ __all__ = [
     "KINDS",
     "AddSkip",
     "ConcatSkip",
+    "GrowKernel",
+    "InsertBottleneck",
     "InsertConvBlock",
+    "InsertSeparableBlock",
+    "InsertSqueezeExcite",
     "MergeLayers",
     "Mutation",
     "PruneFilters",
@@ -24,6 +30,7 @@ __all__ = [
     "RemoveSkip",
     "ShrinkKernel",
     "Site",
+    "SplitConv",
     "State",
     "ToSeparable",
     "Widen",

@@ -190,11 +190,12 @@ class Mutation(ABC):
         return changed.train(network.training)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the mutation as JSON values."""
+        """Returns the mutation as JSON values; arguments that are None are left out."""
         values: dict[str, Any] = {"kind": self.kind}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            values[field.name] = list(value) if isinstance(value, tuple) else value
+            if value is not None:
+                values[field.name] = list(value) if isinstance(value, tuple) else value
         return values
 
     @classmethod
@@ -203,9 +204,10 @@ class Mutation(ABC):
         return cls(**dict(zip(cls.site_fields, site, strict=True)), **arguments)
 
     def __str__(self) -> str:
-        """Returns a short readable form, for instance `widen(n3, factor=2)`."""
+        """Returns a short readable form with the arguments that aren't at their default, for instance `widen(n3, factor=2)`."""
         places = " ".join(">".join(site) for site in self.places)
-        arguments = "".join(f", {name}={value}" for name, value in self.arguments().items())
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        arguments = "".join(f", {name}={value}" for name, value in self.arguments().items() if value != default[name])
         return f"{self.kind}({places}{arguments})"
 
 

@@ -1,12 +1,14 @@
 """Channel maps: where each channel of a child's tensor comes from in the parent, and how weights follow.
 
 A map is an int64 tensor with one entry for each feature of a node's output in the child: the index of the same feature in the parent, or -1
-for a new one. A mutation gives the maps of the nodes it changes; `propagate` follows them through the rest of the graph.
+for a new one. An index that stands there several times is a feature and its duplicates. A mutation gives the maps of the nodes it changes;
+`propagate` follows them through the rest of the graph.
 """
 
 from collections.abc import Mapping
 from functools import partial
 from math import prod
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -16,6 +18,8 @@ from lightning_lemonade.graph import Concat, Conv2d, Flatten, GraphSpec, Input, 
 from lightning_lemonade.morphisms.state import State, as_calibrating, like_weights, network_with
 
 NEW = -1
+Init = Literal["scaled", "he"]
+"""How new filters are drawn: with the root mean square of the layer's other weights, or He-normal (fan in)."""
 
 
 def identity(size: int) -> Tensor:
@@ -97,13 +101,15 @@ def carry(
     child: GraphSpec,
     maps: Mapping[str, Tensor],
     generator: Generator,
+    init: Init = "scaled",
 ) -> State:
     """Returns the child's weights for every node that the parent has, too.
 
-    New filters are drawn from a normal distribution with the root mean square of the layer's other weights, so that they are as active as
-    their neighbours; what old filters read from new channels is zero, so that the function stays (types I and II of the paper, section 2).
-    New channels of a batch norm get the mean scale of the others and no shift; `settle` gives them their statistics. Tensors that nothing
-    touches are the parent's own.
+    New filters are drawn from a normal distribution, by default with the root mean square of the layer's other weights, so that they are as
+    active as their neighbours; what old filters read from new channels is zero, so that the function stays (types I and II of the paper,
+    section 2). New channels of a batch norm get the mean scale of the others and no shift; `settle` gives them their statistics.
+    Duplicates share what is read from them unevenly (see `shares`), so that the function stays and they don't stay alike. Tensors that
+    nothing touches are the parent's own.
 
     Args:
         parent: the graph before the change.
@@ -111,6 +117,7 @@ def carry(
         child: the graph after it.
         maps: see `propagate`.
         generator: the source of new weights.
+        init: how new filters are drawn.
     """
     weights: State = {}
     for node in child.nodes:
@@ -128,9 +135,9 @@ def carry(
             elif tensor.ndim == 1:
                 weights[name] = _carry_vector(name, tensor, rows)
             elif _is_depthwise(parent, parent[node.id]):
-                weights[name] = _carry_matrix(tensor, rows, identity(1), generator)
+                weights[name] = _carry_matrix(tensor, rows, identity(1), generator, init)
             else:
-                weights[name] = _carry_matrix(tensor, rows, columns, generator)
+                weights[name] = _carry_matrix(tensor, rows, columns, generator, init)
     return weights
 
 
@@ -152,16 +159,39 @@ def _carry_vector(name: str, tensor: Tensor, rows: Tensor) -> Tensor:
     return carried
 
 
-def _carry_matrix(tensor: Tensor, rows: Tensor, columns: Tensor, generator: Generator) -> Tensor:
+def _carry_matrix(tensor: Tensor, rows: Tensor, columns: Tensor, generator: Generator, init: Init) -> Tensor:
     """Carries a weight (out, in, ...): keeps what is old, zeroes old rows' new columns, draws new rows."""
     carried = tensor[rows.clamp(min=0)][:, columns.clamp(min=0)].clone()
     carried[:, columns == NEW] = 0.0
+    share = shares(columns)
+    if (share != 1).any():
+        carried *= share.to(carried).reshape(1, -1, *[1] * (carried.ndim - 2))
     new = rows == NEW
     if new.any():
-        scale = _or(tensor.square().mean().sqrt(), (2.0 / prod(tensor.shape[1:])) ** 0.5)
+        he = (2.0 / prod(carried.shape[1:])) ** 0.5
         drawn = torch.randn((int(new.sum()), *carried.shape[1:]), generator=generator, dtype=tensor.dtype)
-        carried[new] = drawn.to(tensor.device) * scale
+        carried[new] = drawn.to(tensor.device) * (he if init == "he" else _or(tensor.square().mean().sqrt(), he))
     return carried
+
+
+def shares(mapping: Tensor) -> Tensor:
+    """Returns what part of the old weight each of several duplicates is read with. Source: Net2Net, with uneven parts (ours).
+
+    Two share 70 to 30, more of them in even steps with the same ratio between the largest and the smallest. Equal parts would give
+    duplicates equal gradients: they would stay alike for ever.
+
+    Args:
+        mapping: see the module.
+
+    Returns:
+        float64, (len(mapping),): 1 for what stands there once.
+    """
+    alike = (mapping[:, None] == mapping) & (mapping != NEW)
+    count = alike.sum(1)
+    rank = alike.tril(-1).sum(1)
+    weight = 0.7 - 0.4 * rank.double() / (count - 1).clamp(min=1)
+    total = (alike * weight).sum(1)
+    return torch.where(count > 1, weight / total.clamp(min=0.1), 1.0)
 
 
 def _or(scale: Tensor, fallback: float) -> Tensor:

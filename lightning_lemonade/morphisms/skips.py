@@ -7,7 +7,6 @@ import torch
 from torch import Generator, Tensor
 
 from lightning_lemonade.graph import (
-    Activation,
     Concat,
     Conv2d,
     Flatten,
@@ -18,18 +17,12 @@ from lightning_lemonade.graph import (
     Node,
     Output,
     PassThrough,
-    Pool2d,
     Shape,
 )
 from lightning_lemonade.morphisms.base import Mutation, Site
 from lightning_lemonade.morphisms.maps import NEW, carry, identity, propagate, settle
+from lightning_lemonade.morphisms.places import block_ends
 from lightning_lemonade.morphisms.state import State, like_weights
-
-
-def _ends(spec: GraphSpec) -> list[Node]:
-    """Returns the nodes between which a skip can run: the ends of blocks, with (channels, height, width)."""
-    kinds = Activation | Pool2d | Join | Concat
-    return [node for node in spec.nodes if isinstance(node.op, kinds) and len(spec.shapes[node.id]) == 3]
 
 
 def _ancestors(spec: GraphSpec) -> tuple[dict[str, int], dict[str, int]]:
@@ -47,7 +40,7 @@ def _pairs(spec: GraphSpec) -> Iterator[tuple[str, str]]:
     """Yields (source, target): two ends of one height and width, the source above the target and not yet joined with it."""
     bits, above = _ancestors(spec)
     earlier: dict[Shape, list[str]] = {}  # by height and width
-    for target in _ends(spec):
+    for target in block_ends(spec):
         sources = earlier.setdefault(spec.shapes[target.id][1:], [])
         joined = {i for reader in spec.consumers[target.id] if is_join(spec[reader]) for i in spec[reader].inputs}
         barred = joined.union(target.inputs)

@@ -4,17 +4,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
-from lightning_lemonade.errors import MutationError
+from lightning_lemonade.errors import ConfigurationError, MutationError
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.morphisms import (
+    KINDS,
     AddSkip,
     ConcatSkip,
+    GrowKernel,
+    InsertBottleneck,
     InsertConvBlock,
+    InsertSeparableBlock,
+    InsertSqueezeExcite,
     Mutation,
     PruneFilters,
     RemoveLayer,
     RemoveSkip,
+    SplitConv,
     ToSeparable,
     Widen,
 )
@@ -45,34 +52,77 @@ PAPER_OPERATORS = (
 )
 """The paper's operators (section 3); pruning removes 1/2 or 1/4 of the filters."""
 EXACT_OPERATORS = tuple(operator for operator in PAPER_OPERATORS if operator.mutation.exact)
-"""Those that keep the function."""
+"""Those of the paper's that keep the function."""
+ALL_OPERATORS = (
+    *PAPER_OPERATORS,
+    Operator(InsertSeparableBlock, {"kernel_size": (3, 5)}),
+    Operator(InsertBottleneck),
+    Operator(InsertSqueezeExcite),
+    Operator(GrowKernel),
+    Operator(SplitConv),
+)
+"""The paper's operators and ours."""
+
+Generator = np.random.Generator | torch.Generator
+"""What draws can come from."""
+Kind = Operator | type[Mutation] | str
+"""What stands for an operator: itself, a class whose arguments keep their defaults, or such a class's name in JSON."""
 
 
-def random_mutation(
-    spec: GraphSpec,
-    rng: np.random.Generator,
-    operators: Sequence[Operator] = PAPER_OPERATORS,
-) -> tuple[Mutation, GraphSpec] | None:
-    """Draws an operator uniformly, a site uniformly, and its arguments; an operator that applies nowhere gives way to another.
+def random_mutation(spec: GraphSpec, generator: Generator, kinds: Sequence[Kind] = PAPER_OPERATORS) -> tuple[Mutation, GraphSpec] | None:
+    """Draws a kind uniformly, a site uniformly, and its arguments; a kind that applies nowhere gives way to another.
 
     Args:
         spec: the graph to change.
-        rng: the source of the draws.
-        operators: to draw from.
+        generator: the source of the draws, numpy's or torch's.
+        kinds: to draw from: operators, classes of mutations, or their names (`"widen"`).
 
     Returns:
-        The mutation and the changed graph; None if no operator applies.
+        The mutation and the changed graph; None if no kind applies.
+
+    Raises:
+        ConfigurationError: if a kind is unknown.
+
+    Examples:
+        >>> from lightning_lemonade.spaces import conv_net
+        >>> spec = conv_net((3, 32, 32), 10, width=8, separable=False)
+        >>> mutation, child = random_mutation(spec, np.random.default_rng(0), kinds=["widen"])
+        >>> print(mutation, spec.parameter_count, child.parameter_count, sep=" -> ")
+        widen(n9, factor=2.0) -> 6418 -> 11410
     """
-    for i in rng.permutation(len(operators)):
+    operators = [_operator(kind) for kind in kinds]
+    for i in _permutation(generator, len(operators)):
         operator = operators[i]
         sites = operator.mutation.sites(spec)
         if not sites:
             continue
-        site = sites[int(rng.integers(len(sites)))]
-        arguments = {name: values[int(rng.integers(len(values)))] for name, values in operator.choices.items()}
+        site = sites[_index(generator, len(sites))]
+        arguments = {name: values[_index(generator, len(values))] for name, values in operator.choices.items()}
         mutation = operator.mutation.at(site, **arguments)
         try:
             return mutation, mutation.rewrite(spec)
         except MutationError:  # for instance: more channels than a spec may have
             continue
     return None
+
+
+def _operator(kind: Kind) -> Operator:
+    if isinstance(kind, Operator):
+        return kind
+    if isinstance(kind, str):
+        if kind not in KINDS:
+            raise ConfigurationError(f"unknown kind of mutation {kind!r}; known: {', '.join(sorted(KINDS))}")
+        return Operator(KINDS[kind])
+    return Operator(kind)
+
+
+def _permutation(generator: Generator, count: int) -> list[int]:
+    if isinstance(generator, torch.Generator):
+        return [int(i) for i in torch.randperm(count, generator=generator)]
+    return [int(i) for i in generator.permutation(count)]
+
+
+def _index(generator: Generator, count: int) -> int:
+    if isinstance(generator, torch.Generator):
+        return int(torch.randint(count, (), generator=generator))
+    return int(generator.integers(count))

@@ -99,21 +99,27 @@ class _Growing:
 
     def _grouped(self, source: str) -> str:
         channels = self.shapes[source][0]
-        return self._conv(source, self.rng.choice([groups for groups in range(1, channels + 1) if channels % groups == 0]))
+        even = [groups for groups in range(2, channels) if channels % groups == 0]
+        return self._conv(source, self.rng.choice(even or [1, channels]))
 
     def _same_size_conv(self, source: str, out_channels: int, kernel: int = 3) -> str:
-        return self.add(ops.Conv2d(out_channels, kernel, padding=kernel // 2, bias=self.rng.random() < 0.5), source)
+        return self.add(
+            ops.Conv2d(out_channels, (kernel, kernel), padding=(kernel // 2, kernel // 2), bias=self.rng.random() < 0.5), source
+        )
+
+    def _mode(self) -> ops.PoolMode:
+        return self.rng.choice(get_args(ops.PoolMode))
 
     def _pool(self, source: str) -> str:
         rng, (_, height, width) = self.rng, self.shapes[source]
         kernel = (rng.randint(1, min(3, height)), rng.randint(1, min(3, width)))
         padding = (rng.randint(0, kernel[0] // 2), rng.randint(0, kernel[1] // 2))
-        mode, stride = rng.choice(["avg", "max"]), (rng.randint(1, 3), rng.randint(1, 3))
+        mode, stride = self._mode(), (rng.randint(1, 3), rng.randint(1, 3))
         return self.add(ops.Pool2d(mode, kernel, stride, padding, rng.random() < 0.5), source)
 
     def _adaptive(self, source: str) -> str:
         size = (self.rng.randint(1, 6), self.rng.randint(1, 6))
-        return self.add(ops.AdaptivePool2d(self.rng.choice(["avg", "max"]), size), source)
+        return self.add(ops.AdaptivePool2d(self._mode(), size), source)
 
     def _residual(self, source: str) -> str:
         """Two convolutions around a skip connection."""
@@ -124,14 +130,14 @@ class _Growing:
 
     def _gate(self, source: str) -> str:
         """Squeeze and excitation."""
-        squeezed = self.add(ops.AdaptivePool2d("avg", 1), source)
+        squeezed = self.add(ops.AdaptivePool2d("avg", (1, 1)), source)
         narrow = self.add(ops.Activation("relu"), self._same_size_conv(squeezed, self.rng.randint(1, 3), 1))
         gate = self.add(ops.Activation("sigmoid"), self._same_size_conv(narrow, self.shapes[source][0], 1))
         return self.add(ops.Mul(), *self.rng.sample([gate, source], 2))
 
     def _twins(self, source: str) -> str:
         """Branches that are alike, joined."""
-        op = ops.Conv2d(self.rng.randint(1, 3), 1)
+        op = ops.Conv2d(self.rng.randint(1, 3), (1, 1))
         branches = [self.add(op, source) for _ in range(self.rng.randint(2, 3))]
         if self.rng.random() < 0.5:
             branches = [self.add(ops.Activation("relu"), branch) for branch in branches]
@@ -154,6 +160,8 @@ class _Growing:
         return self.add(op, *(sources if isinstance(op, ops.Add) else sources[:2]))
 
     def _concat(self, source: str) -> str:
+        concats = [node.id for node in self.nodes if isinstance(node.op, ops.Concat)]
+        source = self.rng.choice(concats) if concats and self.rng.random() < 0.5 else source
         shape = self.shapes[source]
         fitting = [name for name, other in self.shapes.items() if other[1:] == shape[1:] and len(other) == len(shape)]
         parts = [source, *self.rng.choices(fitting, k=self.rng.randint(1, 2))]

@@ -95,7 +95,7 @@ def check_one(mutation: Mutation, spec: GraphSpec, seed: int = 0) -> bool:
     weights = check_transfer(mutation, spec, state, child, x, seed)
     if mutation.exact:
         check_function(mutation, spec, state, child, weights, x)
-    check_training(mutation, spec, state, x, seed)
+    check_training(mutation, spec, state, weights, x, seed)
     return check_learning([mutation], spec, seed)
 
 

@@ -129,11 +129,11 @@ def _cones(spec: GraphSpec) -> dict[str, str]:
 
 
 def check_transfer(mutation: Mutation, spec: GraphSpec, state: State, child: GraphSpec, x: Tensor, seed: int) -> State:
-    """`parent`, `randomness`, `weights` and `untouched`: the half of the weights. Returns the child's weights."""
+    """`parent`, `randomness`, `weights` and `untouched`: the weights' half. Returns the child's weights."""
     before = {name: tensor.clone() for name, tensor in state.items()}
     states = _global_states()
     try:
-        weights, again = (mutation.transfer(spec, state, child, x, seeded_generator(seed)) for _ in range(2))
+        weights = mutation.transfer(spec, state, child, x, seeded_generator(seed))
     except (LemonadeError, RuntimeError, ValueError, KeyError, IndexError) as error:
         raise BrokenMorphism("weights", f"transfer raised {type(error).__name__}: {error}", mutation, spec) from error
     if state.keys() != before.keys() or any(not state[name].equal(tensor) for name, tensor in before.items()):
@@ -142,9 +142,6 @@ def check_transfer(mutation: Mutation, spec: GraphSpec, state: State, child: Gra
     if _global_states() != states:
         raise BrokenMorphism("randomness", "transfer draws from a global generator instead of the one that it is given", mutation, spec)
     _check_weights(mutation, spec, child, weights)
-    different = [name for name in weights if not weights[name].equal(again[name])]
-    if different:
-        raise BrokenMorphism("randomness", f"the same seed gives other weights: {', '.join(different)}", mutation, spec)
     for name in _untouched(mutation, spec, child, state):
         if not weights[name].equal(state[name]):
             raise BrokenMorphism("untouched", f"{name} isn't the parent's, bit for bit, although nothing changed there", mutation, spec)
@@ -206,11 +203,17 @@ def check_function(mutation: Mutation, spec: GraphSpec, state: State, child: Gra
     return found[0], found[1]
 
 
-def check_training(mutation: Mutation, spec: GraphSpec, state: State, x: Tensor, seed: int) -> None:
-    """`trains`: `apply` gives a network whose every weight can be trained, and a training step of it leaves the parent alone."""
+def check_training(mutation: Mutation, spec: GraphSpec, state: State, weights: State, x: Tensor, seed: int) -> None:
+    """`trains`: `apply` gives a network whose every weight can be trained, and a training step of it leaves the parent alone.
+
+    Also `randomness`: with the same seed, `apply` gives the same weights as `transfer` gave.
+    """
     parent = network_with(spec, state).train()
     before = {name: tensor.clone() for name, tensor in parent.state_dict().items()}
     child = mutation.apply(parent, x, seeded_generator(seed))
+    different = [name for name, tensor in child.state_dict().items() if not tensor.equal(weights[name])]
+    if different:
+        raise BrokenMorphism("randomness", f"the same seed gives other weights: {', '.join(different)}", mutation, spec)
     if not list(child.parameters()):
         return
     out: Any = child(x)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Generator, Tensor, fx, nn
+from torch import Tensor, fx, nn
 
 from lightning_lemonade.graph import (
     Activation,
@@ -20,9 +20,32 @@ from lightning_lemonade.graph import (
     Op,
     Output,
     Pool2d,
-    build,
 )
-from lightning_lemonade.morphisms import KINDS, Mutation, Site, State, network_with
+from lightning_lemonade.morphisms import KINDS, Mutation, Site
+from lightning_lemonade.testing.states import calibrated, outputs, uneven_state
+from lightning_lemonade.testing.states import relative_difference as difference
+from lightning_lemonade.testing.states import sample_batch as batch
+from lightning_lemonade.testing.states import seeded_generator as generator
+
+__all__ = [
+    "NETS",
+    "RELU",
+    "SHAPE",
+    "bare_net",
+    "batch",
+    "calibrated",
+    "concat_net",
+    "conv",
+    "difference",
+    "everywhere",
+    "generator",
+    "graph",
+    "outputs",
+    "plain_net",
+    "second_gradients",
+    "tied_net",
+    "uneven_state",
+]
 
 SHAPE = (3, 6, 6)
 RELU = Activation("relu")
@@ -95,58 +118,6 @@ def concat_net() -> GraphSpec:
 
 
 NETS = {"plain": plain_net, "bare": bare_net, "tied": tied_net, "concat": concat_net}
-
-
-def generator(seed: int = 0) -> Generator:
-    """A generator of its own."""
-    return Generator().manual_seed(seed)
-
-
-def uneven_state(spec: GraphSpec, seed: int = 0) -> State:
-    """Weights in float64 with nothing at its default: batch norm statistics, gates and scales are drawn, too."""
-    draws, state = generator(seed), {}
-    for name, tensor in build(spec).state_dict().items():
-        noise = torch.randn(tensor.shape, generator=draws, dtype=torch.float64)
-        kind = name.rpartition(".")[2]
-        if not tensor.is_floating_point():
-            state[name] = tensor + 7
-        elif kind == "gate":
-            state[name] = 0.7 + 0.1 * noise
-        elif kind == "running_var" or (kind == "weight" and tensor.ndim == 1):
-            state[name] = 0.5 + noise.abs()
-        elif tensor.ndim > 1:
-            state[name] = noise * (2 / tensor[0].numel()) ** 0.5
-        else:
-            state[name] = 0.3 * noise
-    return state
-
-
-def batch(spec: GraphSpec, seed: int = 1, size: int = 6) -> Tensor:
-    """A calibration batch in float64."""
-    return torch.randn(size, *spec.input_shape, generator=generator(seed), dtype=torch.float64)
-
-
-def outputs(spec: GraphSpec, state: State, x: Tensor, train: bool = False) -> Tensor:
-    """What a network makes of a batch."""
-    with torch.no_grad():
-        result: Tensor = network_with(spec, state).train(train)(x)
-    return result
-
-
-def calibrated(spec: GraphSpec, state: State, x: Tensor) -> State:
-    """The same weights with all batch norm statistics those of this batch."""
-    network = network_with(spec, state).train()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        network(x)
-    return {**state, **{name: t for name, t in network.state_dict().items() if "running_" in name}}
-
-
-def difference(a: Tensor, b: Tensor) -> float:
-    """The largest difference, relative to the largest value."""
-    return float((a - b).abs().max() / a.abs().max().clamp(min=1e-12))
 
 
 def everywhere(spec: GraphSpec) -> Iterator[tuple[type[Mutation], Site]]:

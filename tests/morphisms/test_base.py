@@ -16,11 +16,16 @@ from lightning_lemonade.morphisms import (
     KINDS,
     AddSkip,
     ConcatSkip,
+    GrowKernel,
+    InsertBottleneck,
     InsertConvBlock,
+    InsertSeparableBlock,
+    InsertSqueezeExcite,
     Mutation,
     PruneFilters,
     RemoveLayer,
     RemoveSkip,
+    SplitConv,
     ToSeparable,
     Widen,
     mutation_from_dict,
@@ -37,6 +42,12 @@ for _ in range(100_000):
     [
         Widen("n1"),
         Widen(("n1", "n4"), factor=1.5),
+        Widen("n1", width=7, init="duplicate"),
+        InsertSeparableBlock("n3", kernel_size=5),
+        InsertBottleneck("n3", reduction=2),
+        InsertSqueezeExcite(("n3", "n6")),
+        GrowKernel("n1", by=4),
+        SplitConv("n1"),
         PruneFilters("n1", fraction=0.25),
         InsertConvBlock(("n3", "n6"), kernel_size=5),
         AddSkip(("n3", "n6"), ("n6", "n9")),
@@ -61,6 +72,8 @@ def test_one_site_is_written_in_one_way() -> None:
     assert AddSkip(("n1", "n2"), ("n3", "n4")).places == (("n1", "n3"), ("n2", "n4"))
     assert str(AddSkip("n1", "n3")) == "add_skip(n1>n3)"
     assert str(Widen("n1")) == "widen(n1, factor=2.0)"
+    assert str(InsertConvBlock(("n3", "n6"), kernel_size=5)) == "insert_conv_block(n3 n6, kernel_size=5)"
+    assert str(InsertConvBlock("n3")) == "insert_conv_block(n3)"
 
 
 @pytest.mark.parametrize(
@@ -94,6 +107,11 @@ def test_one_site_is_written_in_one_way() -> None:
         {"kind": "widen", "node": "n1", "more": 1},
         {"kind": "widen", "node": "n1", 3: 1},
         {"kind": "widen", "node": "n1", 10**5000: 1},
+        {"kind": "widen", "node": "n1", "factor": 2, "width": 8},
+        {"kind": "widen", "node": "n1", "width": 2.5},
+        {"kind": "widen", "node": "n1", "init": ["he"]},
+        {"kind": "grow_kernel", "node": "n1", "by": 3},
+        {"kind": "insert_bottleneck", "node": "n1", "reduction": 0},
         {"kind": "prune_filters", "node": "n1", "fraction": 0},
         {"kind": "prune_filters", "node": "n1", "fraction": 1},
         {"kind": "prune_filters", "node": "n1", "fraction": 0.5, "width": 2},

@@ -17,9 +17,22 @@ from morphisms.helpers import (
     second_gradients,
     uneven_state,
 )
+from strategies import ACTIVATION_NAMES
 
-from lightning_lemonade.graph import Activation, BatchNorm2d, Conv2d, Flatten, Input, Linear, Output
-from lightning_lemonade.morphisms import InsertConvBlock, network_with
+from lightning_lemonade.graph import (
+    Activation,
+    AdaptivePool2d,
+    BatchNorm2d,
+    Conv2d,
+    Flatten,
+    GraphSpec,
+    Input,
+    Linear,
+    Output,
+    RelaxedActivation,
+)
+from lightning_lemonade.graph.modules import ACTIVATIONS
+from lightning_lemonade.morphisms import InsertConvBlock, InsertSeparableBlock, Mutation, network_with
 from lightning_lemonade.morphisms.insert import identity_batch_norm
 
 torch.set_num_threads(1)
@@ -34,23 +47,55 @@ def test_the_block_stands_behind_the_relu() -> None:
     assert child.consumers["n3"] == ("n14",)
 
 
-def test_only_relus_over_images() -> None:
-    ops = [
-        Input(SHAPE),
-        conv(2),
-        Activation("silu"),
-        conv(2),
-        Activation("relu6"),
-        conv(2),
-        RELU,
-        Flatten(),
-        Linear(4),
-        RELU,
-        Linear(2),
-        Output(),
-    ]
-    spec = graph(*((op, [i - 1] if i else []) for i, op in enumerate(ops)))
-    assert InsertConvBlock.sites(spec) == [("n6",)]
+def activation_net(*functions: str) -> GraphSpec:
+    """A convolution before each activation; then a squeezed one of a single position, and vectors."""
+    ops = [Input(SHAPE), *(op for name in functions for op in (conv(3), Activation(name))), AdaptivePool2d("avg", 1), RELU]
+    ops += [Flatten(), Linear(4), RELU, Linear(3), Output()]
+    return graph(*((op, [i - 1] if i else []) for i, op in enumerate(ops)))
+
+
+@pytest.mark.parametrize("kind", [InsertConvBlock, InsertSeparableBlock])
+def test_any_activation_over_more_than_one_position(kind: type[Mutation]) -> None:
+    assert kind.sites(activation_net("silu", "relu6", "relu")) == [("n2",), ("n4",), ("n6",)]
+
+
+@pytest.mark.parametrize("kind", [InsertConvBlock, InsertSeparableBlock])
+@pytest.mark.parametrize("function", ACTIVATION_NAMES)
+def test_only_idempotent_activations_stand_twice(function: str, kind: type[Mutation]) -> None:
+    spec = activation_net(function)
+    child = kind("n2").rewrite(spec)  # type: ignore[call-arg]
+    x = torch.linspace(-8, 8, 101, dtype=torch.float64)
+    module = ACTIVATIONS[function]()
+    again = Activation if module(module(x)).equal(module(x)) else RelaxedActivation
+    assert child[child["n3"].inputs[0]].op == again(function)
+    state, x = uneven_state(spec), batch(spec)
+    weights = kind("n2").transfer(spec, state, child, x, generator())  # type: ignore[call-arg]
+    assert difference(outputs(spec, state, 3 * x), outputs(child, weights, 3 * x)) < 1e-12
+    assert difference(outputs(spec, state, x, train=True), outputs(child, weights, x, train=True)) < 1e-12
+
+
+def test_a_relaxed_activation_is_followed_by_another() -> None:
+    spec = InsertConvBlock("n2").rewrite(activation_net("gelu"))
+    relaxed = next(node for node in spec.nodes if isinstance(node.op, RelaxedActivation))
+    child = InsertSeparableBlock(relaxed.id).rewrite(spec)
+    assert sum(node.op == RelaxedActivation("gelu") for node in child.nodes) == 2
+
+
+def test_a_separable_block_is_a_depthwise_and_a_pointwise_convolution() -> None:
+    child = InsertSeparableBlock("n3", kernel_size=5).rewrite(plain_net())
+    assert [child[i].op for i in ("n14", "n15", "n16", "n17")] == [conv(4, 5, groups=4), conv(4, 1), BatchNorm2d(), RELU]
+    assert child["n4"].inputs == ("n17",)
+
+
+def test_the_gate_of_a_relaxed_activation_learns() -> None:
+    spec = activation_net("silu")
+    x = batch(spec, size=16)
+    network = InsertConvBlock("n2").apply(network_with(spec, uneven_state(spec)), x, generator()).train()
+    network(x).square().sum().backward()
+    gates = [parameter for name, parameter in network.named_parameters() if name.endswith(".gate")]
+    assert [gate.item() for gate in gates] == [1.0]
+    assert gates[0].grad is not None
+    assert gates[0].grad.abs() > 1e-6
 
 
 @pytest.mark.parametrize("net", NETS)

@@ -24,8 +24,10 @@ from morphisms.helpers import (
 )
 from torch import Tensor
 
+from lightning_lemonade.errors import MutationError
 from lightning_lemonade.graph import Add, BatchNorm2d, Concat, Conv2d, Flatten, GlobalPool2d, GraphSpec, Input, Linear, Output
 from lightning_lemonade.morphisms import State, Widen, network_with
+from lightning_lemonade.morphisms.maps import NEW, shares
 
 torch.set_num_threads(1)
 
@@ -168,3 +170,102 @@ def test_frozen_layers_are_no_sites() -> None:
         (Output(), [7]),
     )
     assert Widen.sites(spec) == []
+
+
+@pytest.mark.parametrize("width", [5, 6, 9, 100])
+def test_a_layer_gets_any_width(width: int) -> None:
+    for spec, node in ((plain_net(), "n1"), (bare_net(), "n5"), (tied_net(), "n8"), (tied_net(), "n1")):
+        if width > spec.shapes[node][0]:
+            assert Widen(node, width=width).rewrite(spec).shapes[node] == (width, *spec.shapes[node][1:])
+
+
+def test_a_factor_or_a_width() -> None:
+    assert Widen("n1") == Widen("n1", factor=2.0)
+    assert str(Widen("n1", width=7)) == "widen(n1, width=7)"
+    assert Widen("n1", width=7).to_dict() == {"kind": "widen", "node": "n1", "width": 7, "init": "he"}
+    with pytest.raises(MutationError, match="a factor or a width, not both"):
+        Widen("n1", factor=2, width=8)
+    for wrong in (0, 1, 2.5, True, "8", 2**21):
+        with pytest.raises(MutationError, match="width must be"):
+            Widen("n1", width=wrong)  # type: ignore[arg-type]
+    with pytest.raises(MutationError, match="n1 can't get 4 filters: it has 4"):
+        Widen("n1", width=4).rewrite(plain_net())
+    with pytest.raises(MutationError, match="init must be one of"):
+        Widen("n1", init="zero")  # type: ignore[arg-type]
+
+
+def test_tied_layers_get_their_width_together() -> None:
+    child = Widen(("n1", "n8"), width=9).rewrite(tied_net())
+    assert child == Widen("n1", width=9).rewrite(tied_net())
+    assert child.shapes["n8"][0] == 9
+    child = Widen(("n1", "n7"), width=9).rewrite(tied_net())
+    assert [child.shapes[i][0] for i in ("n1", "n7", "n8")] == [9, 9, 9]
+
+
+def joined_twice() -> GraphSpec:
+    """n3 has the channels of n1, twice, and is added to their concat."""
+    layers = [(Input(SHAPE), []), (conv(2), [0]), (Concat(), [1, 1]), (conv(4), [2]), (Add(), [2, 3]), (RELU, [4]), (GlobalPool2d(), [5])]
+    return graph(*layers, (Linear(3), [6]), (Output(), [7]))
+
+
+def test_a_width_that_tied_channels_cannot_make_is_refused_with_one_that_they_can() -> None:
+    with pytest.raises(MutationError, match="n3 can't get 7 filters: its channels are tied to others; 6 would do"):
+        Widen("n3", width=7).rewrite(joined_twice())
+    assert Widen("n3", width=6).rewrite(joined_twice()).shapes["n1"][0] == 3
+
+
+def test_a_layer_of_several_groups_divides_its_gain() -> None:
+    layers = [
+        (Input(SHAPE), []),
+        (conv(2), [0]),
+        (conv(6), [0]),
+        (Concat(), [1, 2]),
+        (conv(8), [3]),
+        (Add(), [3, 4]),
+        (GlobalPool2d(), [5]),
+    ]
+    spec = graph(*layers, (Linear(3), [6]), (Output(), [7]))
+    for width in range(9, 40):
+        child = Widen("n4", width=width).rewrite(spec)
+        narrow, wide = child.shapes["n1"][0], child.shapes["n2"][0]
+        assert narrow + wide == width == child.shapes["n4"][0]
+        assert abs(narrow - width / 4) <= 1
+
+
+@pytest.mark.parametrize("init", ["scaled", "he", "duplicate"])
+@pytest.mark.parametrize("net", NETS)
+def test_every_init_keeps_the_function(net: str, init: str) -> None:
+    spec = NETS[net]()
+    state, x = uneven_state(spec), batch(spec)
+    for site in Widen.sites(spec):
+        child, weights = widened(spec, state, Widen.at(site, factor=2.6, init=init))
+        for train in (False, True):
+            assert difference(outputs(spec, state, x, train=train), outputs(child, weights, x, train=train)) < 1e-12
+
+
+def test_he_filters_have_their_variance() -> None:
+    spec = graph((Input((64, 4, 4)), []), (conv(4), [0]), (GlobalPool2d(), [1]), (Linear(3), [2]), (Output(), [3]))
+    _, weights = widened(spec, uneven_state(spec), Widen("n1", width=64, init="he"))
+    assert weights["n1.weight"][4:].std() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
+
+
+def test_duplicates_share_unevenly_and_part() -> None:
+    spec = plain_net()
+    x = batch(spec, size=16)
+    state = calibrated(spec, uneven_state(spec), x)
+    child, weights = widened(spec, state, Widen("n1", init="duplicate"))
+    source = [int((state["n1.weight"] == row).flatten(1).all(1).nonzero()) for row in weights["n1.weight"][4:]]
+    assert sorted(source) == [0, 1, 2, 3]
+    assert weights["n4.weight"][:, 4:].equal(0.3 * state["n4.weight"][:, source]) or torch.allclose(
+        weights["n4.weight"][:, 4:], 0.3 * state["n4.weight"][:, source]
+    )
+    gradients = second_gradients(network_with(child, weights), x)["n1.weight"]
+    assert all((gradients[4 + i] - gradients[k]).abs().max() > 1e-3 * gradients[k].abs().max() for i, k in enumerate(source))
+
+
+def test_shares_add_up() -> None:
+    mapping = torch.tensor([0, 1, 2, NEW, 1, 2, 2, NEW])
+    found = shares(mapping)
+    assert found[[0, 3, 7]].tolist() == [1, 1, 1]
+    assert found[[1, 4]].tolist() == pytest.approx([0.7, 0.3])
+    assert found[[2, 5, 6]].tolist() == pytest.approx([0.7 / 1.5, 0.5 / 1.5, 0.3 / 1.5])
