@@ -17,10 +17,12 @@ from lightning_lemonade.morphisms import (
     InsertConvBlock,
     InsertSeparableBlock,
     InsertSqueezeExcite,
+    MergeLayers,
     Mutation,
     PruneFilters,
     RemoveLayer,
     RemoveSkip,
+    ShrinkKernel,
     SplitConv,
     ToSeparable,
     Widen,
@@ -60,6 +62,8 @@ ALL_OPERATORS = (
     Operator(InsertSqueezeExcite),
     Operator(GrowKernel),
     Operator(SplitConv),
+    Operator(ShrinkKernel),
+    Operator(MergeLayers),
 )
 """The paper's operators and ours."""
 

@@ -91,7 +91,7 @@ class _Growing:
         dilation = 2 if rng.random() < 0.2 and 2 * kernel[0] - 1 <= padded[0] and 2 * kernel[1] - 1 <= padded[1] else 1
         stride = (rng.choice([1, 1, 2]), rng.choice([1, 1, 2]))
         out_channels = out_channels or groups * rng.randint(1, max(1, 6 // groups))
-        return self.add(ops.Conv2d(out_channels, kernel, stride, padding, dilation, groups, rng.random() < 0.6), source)
+        return self.add(ops.Conv2d(out_channels, kernel, stride, padding, (dilation, dilation), groups, rng.random() < 0.6), source)
 
     def _depthwise(self, source: str) -> str:
         channels = self.shapes[source][0]
