@@ -63,7 +63,7 @@ def _run(args: list[str]) -> int:
     show.add_argument("run", type=str, help="run directory")
     show.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     if args[:1] == ["search"]:  # Lightning's import takes seconds, and only a search needs it
-        args = _prepare_search(search, args)
+        _prepare_search(search, args)
     parser = Parser(prog="lightning-lemonade", description="Multi-objective neural architecture search with inherited weights.")
     commands = parser.add_subcommands(required=True, dest="command")
     commands.add_subcommand("search", search, help="search a Pareto front of networks")
@@ -85,8 +85,8 @@ def _instantiated(parser: Parser, settings: Namespace) -> Namespace:
         raise ConfigurationError(f"the data module can't be made: {type(error).__name__}: {error}") from error
 
 
-def _prepare_search(parser: Parser, args: list[str]) -> list[str]:
-    """Adds a search's flags, and returns the arguments with `--objectives a,b` as a list."""
+def _prepare_search(parser: Parser, args: Sequence[str]) -> None:
+    """Adds a search's flags."""
     import pytorch_lightning as pl  # noqa: PLC0415
 
     import lightning_lemonade.datamodules  # noqa: F401, PLC0415  (so that their short names are known)
@@ -104,25 +104,11 @@ def _prepare_search(parser: Parser, args: list[str]) -> list[str]:
     help_text = "the data module: a class's name or path, and --data.NAME VALUE for its arguments"
     parser.add_argument("--data", type=pl.LightningDataModule, default={"class_path": _DEFAULT_DATA}, help=help_text)
     parser.add_argument("--wandb", choices=["offline", "online", "disabled"], help="log the population to Weights & Biases")
-    return _with_lists(args)
 
 
 def _own_names(trainer: "type[LemonadeTrainer]") -> set[str]:
     parameters = inspect.signature(trainer).parameters.values()
     return {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
-
-
-def _with_lists(args: Sequence[str]) -> list[str]:
-    result: list[str] = []
-    for arg in args:
-        flag, equals, value = arg.partition("=")
-        if result and result[-1] == "--objectives" and not arg.startswith(("[", "-")):
-            result.append(f"[{arg}]")
-        elif flag == "--objectives" and equals and not value.startswith("["):
-            result.append(f"{flag}=[{value}]")
-        else:
-            result.append(arg)
-    return result
 
 
 def _search(settings: Namespace) -> None:
@@ -143,6 +129,10 @@ def _search(settings: Namespace) -> None:
 
         def on_search_end(self, search: SearchInfo) -> None:
             ends.append((run_summary(search), search.run_dir))
+
+        def on_search_exception(self, search: SearchInfo, exception: BaseException) -> None:
+            if isinstance(exception, KeyboardInterrupt):
+                sys.stderr.write(f"interrupted; what was finished lies in {search.run_dir}\n")
 
     callbacks: list[SearchCallback] = [Keeper(), SearchProgressBar()]
     if settings.wandb is not None:
@@ -169,11 +159,15 @@ def open_run(run: Path) -> "SearchInfo":
 
 
 def _show(run: str, *, as_json: bool) -> None:
+    from lightning_lemonade.history import History  # noqa: PLC0415
+
     search = open_run(Path(run))
     if as_json:
         sys.stdout.write(json.dumps(_finite(run_summary(search)), allow_nan=False) + "\n")
     else:
         _print_run(run_summary(search), search.run_dir)
+        if (status := History.open(Path(run)).status) != "finished":
+            sys.stdout.write(f"status: {status}\n")
 
 
 def run_summary(search: "SearchInfo") -> dict[str, Any]:

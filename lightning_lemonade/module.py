@@ -81,8 +81,8 @@ class LemonadeModule(pl.LightningModule):
             loss = loss + term(x, logits)
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """Counts the right answers of a batch `(x, y)`; the epoch's metric is `val_error`."""
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
+        """Counts the right answers of a batch `(x, y)`; the metric over all validation loaders is `val_error`."""
         x, y = pair(batch)
         self.accuracy.update(self(x), y)
 
@@ -123,12 +123,13 @@ def cosine(step: int, steps: int, warmup: float) -> float:
 
 
 def pair(batch: object) -> tuple[Tensor, Tensor]:
-    """Returns samples and targets of a batch `(x, y)`.
+    """Returns samples and targets of a batch `(x, y)`; whole numbers as int64, which losses expect.
 
     Raises:
         DataError: if the batch is anything else.
     """
     if isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
-        return batch[0], batch[1]
+        x, y = batch
+        return x, y if y.is_floating_point() else y.long()
     shown = f"a dict with the keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else f"a {type(batch).__name__}"
     raise DataError(f"the data module yields {shown}; a batch must be (x, y), two tensors: return a tuple from its dataset")

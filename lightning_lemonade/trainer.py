@@ -1,6 +1,8 @@
 """LemonadeTrainer: from a data module to a Pareto front."""
 
 import copy
+import difflib
+import inspect
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +15,14 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_lemonade.callback import SearchCallback, SearchInfo
-from lightning_lemonade.errors import ConfigurationError, SearchError
-from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, TaskData, TestRequest, seeded, timed
+from lightning_lemonade.errors import ConfigurationError, DataError, ObjectiveError, SearchError
+from lightning_lemonade.evaluation import EvaluationRequest, Evaluator, TaskData, TestRequest, seeded, timed
 from lightning_lemonade.evaluation.evaluator import ModuleFactory
 from lightning_lemonade.front import Front, load
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import History
 from lightning_lemonade.module import PAPER_TRAINING, LemonadeModule, Training
-from lightning_lemonade.objectives import Objective, SpecObjective, resolve
+from lightning_lemonade.objectives import Objective, SpecObjective, TrainedObjective, resolve
 from lightning_lemonade.ranks import Ranks, Stop, launch
 from lightning_lemonade.records import GenerationRecord, ObjectiveRecord
 from lightning_lemonade.search import (
@@ -89,7 +91,7 @@ class LemonadeTrainer:
     def __init__(
         self,
         *,
-        objectives: Sequence[str | Objective] = ("error", "params", "macs"),
+        objectives: Sequence[str | Objective] | str = ("error", "params", "macs"),
         limits: Mapping[str, Any] | None = None,
         space: ConvNetSpace | None = None,
         max_generations: int | None = None,
@@ -126,9 +128,7 @@ class LemonadeTrainer:
         self._check()
 
     def _check(self) -> None:
-        for name in self.trainer_kwargs:
-            if name in RESERVED:
-                raise ConfigurationError(f"{name} of pytorch_lightning.Trainer can't be given to a search: {RESERVED[name]}")
+        self._check_trainer_arguments()
         numbers = {
             "max_generations": self.max_generations,
             "proposals": self.proposals,
@@ -139,10 +139,13 @@ class LemonadeTrainer:
             "threads_per_child": self.threads_per_child,
         }
         for name, value in numbers.items():
-            if value is not None and value < 1:
-                raise ConfigurationError(f"{name} must be at least 1, got {value}")
-        if self.seed < 0:
-            raise ConfigurationError(f"seed must not be negative, got {self.seed}")
+            least = 2 if name == "calibration_size" else 1
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ConfigurationError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if self.accepted > self.proposals:
+            raise ConfigurationError(f"accepted={self.accepted} of proposals={self.proposals}: propose at least as many as are accepted")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ConfigurationError(f"seed must be a whole number of at least 0, got {self.seed!r}")
         if self.sampling not in ("density", "uniform"):
             raise ConfigurationError(f"sampling must be density or uniform, got {self.sampling!r}")
         keys = {objective.key for objective in self.objectives if isinstance(objective, SpecObjective)}
@@ -151,6 +154,18 @@ class LemonadeTrainer:
             raise ConfigurationError(
                 f"limits on {', '.join(sorted(unknown))}: limits go with spec objectives, here {', '.join(sorted(keys))}"
             )
+
+    def _check_trainer_arguments(self) -> None:
+        known = inspect.signature(pl.Trainer).parameters
+        for name, value in self.trainer_kwargs.items():
+            if name in RESERVED:
+                raise ConfigurationError(f"{name} of pytorch_lightning.Trainer can't be given to a search: {RESERVED[name]}")
+            if name not in known:
+                meant = difflib.get_close_matches(name, [*known, *inspect.signature(LemonadeTrainer).parameters], 1)
+                hint = f"did you mean {meant[0]}?" if meant else "see the documentation of both"
+                raise ConfigurationError(f"neither LemonadeTrainer nor pytorch_lightning.Trainer has an argument {name}: {hint}")
+            if name == "strategy" and not isinstance(value, str):
+                raise ConfigurationError("strategy must be a text, for instance 'ddp', since a new trainer is made for each child")
 
     def search(self, datamodule: pl.LightningDataModule) -> Front:
         """Runs the search.
@@ -166,9 +181,18 @@ class LemonadeTrainer:
             HistoryError: if the run directory holds a run already.
             DataError: if the data module yields something else.
         """
+        if not all(callable(getattr(datamodule, name, None)) for name in ("setup", "train_dataloader", "val_dataloader")):
+            raise DataError(f"search needs a LightningDataModule, got {type(datamodule).__name__}")
         ranks = launch(self.trainer_kwargs)
-        if self.threads_per_child is not None:
-            torch.set_num_threads(self.threads_per_child)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads_per_child or threads)
+        try:
+            return load(self._search(ranks, datamodule))
+        finally:
+            torch.set_num_threads(threads)
+
+    def _search(self, ranks: Ranks, datamodule: pl.LightningDataModule) -> Path:
+        """Runs the search on this rank; returns the run directory."""
         ranks.prepare(datamodule.prepare_data, per_node=datamodule.prepare_data_per_node)
         # a split that draws from the global generators is the same on every rank and in every run
         with seeded(derived_seed(self.seed, "data")):
@@ -185,9 +209,7 @@ class LemonadeTrainer:
             callbacks=self.training_callbacks,
         )
         try:
-            if ranks.rank != 0:
-                return load(ranks.follow(evaluator))
-            return load(self._lead(ranks, evaluator, data))
+            return self._lead(ranks, evaluator, data) if ranks.rank == 0 else ranks.follow(evaluator)
         finally:
             data.close()
 
@@ -211,8 +233,11 @@ def _factory(callback: pl.Callback | Callable[[], pl.Callback]) -> Callable[[], 
     """
     if isinstance(callback, pl.Callback):
         return lambda: copy.deepcopy(callback)
-    if not callable(callback):
-        raise ConfigurationError(f"callbacks: {callback!r} is neither a SearchCallback, nor a Lightning callback, nor makes one")
+    search_class = isinstance(callback, type) and issubclass(callback, SearchCallback)
+    if search_class or not callable(callback):
+        raise ConfigurationError(
+            f"callbacks: {callback!r} is neither a SearchCallback, nor a Lightning callback, nor makes one of the latter"
+        )
     return callback
 
 
@@ -223,13 +248,13 @@ class _Run:
         self.trainer, self.ranks, self.evaluator, self.data = trainer, ranks, evaluator, data
         sample_shape, outputs = data.shapes()
         limits = trainer.limits.within(Limits.parse(trainer.space.limits(sample_shape)))
-        measures = {o.key: o.of_spec for o in trainer.objectives if isinstance(o, SpecObjective)}
+        measures = {o.key: o.checked for o in trainer.objectives if isinstance(o, SpecObjective)}
         limits = Limits({key: span for key, span in limits.ranges.items() if key in measures})
         self.starts, dropped = _legal(trainer.space.initial(sample_shape, outputs), measures, limits)
         for reason in dropped:
             warnings.warn(f"a starting network is dropped: {reason}", stacklevel=2)
         records = [ObjectiveRecord(o.key, o.name, o.unit, o.stage) for o in trainer.objectives]
-        bounds = _bounds(records, self.starts, measures, limits, outputs)
+        bounds = _bounds(trainer.objectives, self.starts, limits, outputs)
         self.search = Search(
             space=trainer.space,
             objectives=measures,
@@ -240,7 +265,7 @@ class _Run:
             proposals=trainer.proposals,
             bounds=bounds,
         )
-        directory = trainer.run_dir or Path("lemonade_runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        directory = trainer.run_dir or _new_directory()
         config = _config(trainer, data)
         self.history = History.create(directory, config=config, objectives=records, bounds=bounds)
         self.info = SearchInfo(directory, records, config, bounds, trainer.max_generations, self.history)
@@ -299,7 +324,9 @@ class _Run:
             self._emit("on_candidate_start", self.history.candidate(child.id))
             evaluation = self.ranks.evaluate(self.evaluator, self._request(child))
             with timed(seconds, "record"):
-                self._record(evaluation)
+                recorded = self.history.record(evaluation.outcome, evaluation.weights)
+            self.total_epochs += recorded.epochs
+            self._emit("on_candidate_failed" if recorded.failure else "on_candidate_end", recorded)
             for phase, spent in evaluation.outcome.seconds.items():
                 seconds[phase] += spent
             outcomes.append(evaluation.outcome)
@@ -330,11 +357,6 @@ class _Run:
         parent = next(member.spec for member in self.search.population if member.id == child.parent)
         return EvaluationRequest(child, parent, {"": self.history.weights(child.parent)})
 
-    def _record(self, evaluation: Evaluation) -> None:
-        record = self.history.record(evaluation.outcome, evaluation.weights)
-        self.total_epochs += record.epochs
-        self._emit("on_candidate_failed" if record.failure else "on_candidate_end", record)
-
     def _test(self) -> None:
         """Measures the front's error on the test split, where there is one.
 
@@ -352,8 +374,19 @@ class _Run:
         self.history.record_test_errors({member: by_task for member, by_task in errors.items() if by_task})
 
     def _emit(self, event: str, *arguments: object) -> None:
+        """Tells the callbacks.
+
+        Raises:
+            SearchError: if one raises.
+        """
         for callback in self.trainer.callbacks:
-            getattr(callback, event)(self.info, *arguments)
+            try:
+                getattr(callback, event)(self.info, *arguments)
+            except Exception as error:
+                text = f"{type(callback).__name__}.{event} raised {type(error).__name__}: {error}"
+                if event != "on_search_exception":
+                    raise SearchError(f"the search stops: {text}") from error
+                warnings.warn(text, stacklevel=2)  # the exception that is being told matters more, and the other callbacks must hear it
 
 
 def _legal(
@@ -372,23 +405,38 @@ def _legal(
     return legal, dropped
 
 
-def _bounds(
-    records: Sequence[ObjectiveRecord],
-    starts: Sequence[GraphSpec],
-    measures: Mapping[str, Callable[[GraphSpec], float]],
-    limits: Limits,
-    outputs: int,
-) -> dict[str, tuple[float, float]]:
-    """Returns the hypervolume's bounds: [0, chance] for errors; a tenth to ten times the starting networks, or the limits, for the rest."""
+def _bounds(objectives: Sequence[Objective], starts: Sequence[GraphSpec], limits: Limits, outputs: int) -> dict[str, tuple[float, float]]:
+    """Returns the bounds of the hypervolume: a tenth to ten times the starting networks, or the limits; what is trained has its own.
+
+    Raises:
+        ObjectiveError: if an objective's own bounds leave no room between them.
+    """
     bounds = {}
-    for record in records:
-        if record.key in measures:
-            values = [measures[record.key](spec) for spec in starts]
-            low, high = limits.ranges.get(record.key, (0.0, float("inf")))
-            bounds[record.key] = (max(low, min(values) / 10), min(high, max(values) * 10))
-        else:
-            bounds[record.key] = (0.0, 1.0 - 1.0 / max(2, outputs)) if record.name == "error" else (1e-6, 1.0)
+    for objective in objectives:
+        if isinstance(objective, SpecObjective):
+            values = [objective.checked(spec) for spec in starts]
+            low, high = limits.ranges.get(objective.key, (0.0, float("inf")))
+            low, high = max(low, min(values) / 10), min(high, max(values) * 10)
+            bounds[objective.key] = (low, high if low < high else low * 10)
+        elif isinstance(objective, TrainedObjective):
+            low, high = bounds[objective.key] = objective.bounds(outputs)
+            if not low < high:
+                raise ObjectiveError(f"objective {objective.key} has the bounds {low} and {high}: give the best, then the worst value")
     return bounds
+
+
+def _new_directory() -> Path:
+    """Returns a directory that no other search has, named by the time."""
+    name = Path("lemonade_runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for directory in (name, *(name.with_name(f"{name.name}_{number}") for number in range(2, 100))):
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigurationError(f"no run directory can be made in {directory.parent}: {error}; give run_dir") from error
+        return directory
+    raise ConfigurationError(f"{name} and 98 more directories beside it exist: give run_dir")
 
 
 def _training(schedule: str, epochs: int | None, initial_epochs: int | None) -> Training:
@@ -406,6 +454,8 @@ def _training(schedule: str, epochs: int | None, initial_epochs: int | None) -> 
 def _seconds(max_time: str) -> float:
     try:
         days, hours, minutes, seconds = (int(part) for part in max_time.split(":"))
+        if min(days, hours, minutes, seconds) < 0:
+            raise ValueError
     except (ValueError, AttributeError):
         raise ConfigurationError(f"max_time must be DD:HH:MM:SS, for instance 00:08:00:00 for eight hours, got {max_time!r}") from None
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()

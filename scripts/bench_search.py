@@ -42,6 +42,7 @@ from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback
 from lightning_lemonade.callback import SearchInfo
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.datamodules.digits import ImageDataset, collate
+from lightning_lemonade.errors import SearchError
 from lightning_lemonade.evaluation import EvaluationRequest, Evaluator, TaskData, TestRequest
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import History
@@ -144,8 +145,11 @@ def searched(data: pl.LightningDataModule, seed: int, budget: float, **settings:
             callbacks=[keeper],
             **settings,
         )
-        with suppress(Spent):
+        try:
             trainer.search(data)
+        except SearchError as error:
+            if not isinstance(error.__cause__, Spent):
+                raise
         history = History.open(Path(folder) / "run")
         records = [record for record in history.candidates() if record.id in keeper.seconds]
         points = [Point(keeper.seconds[r.id], r.epochs, r.objectives["params"], r.objectives["error"]) for r in records]

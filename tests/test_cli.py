@@ -16,6 +16,7 @@ from lightning_lemonade.callback import SearchCallback, SearchInfo
 from lightning_lemonade.errors import HistoryError
 from lightning_lemonade.history import History
 from lightning_lemonade.morphisms import Widen
+from lightning_lemonade.objectives import resolve
 from lightning_lemonade.records import GenerationRecord, ObjectiveRecord
 from lightning_lemonade.search import Child, Failure, Measurement, Outcome, TaskResult
 from lightning_lemonade.spaces import ConvNetSpace
@@ -54,7 +55,7 @@ class FakeTrainer:
     def __init__(
         self,
         *,
-        objectives: Sequence[str] = ("error", "params", "macs"),
+        objectives: Sequence[str] | str = ("error", "params", "macs"),
         limits: Mapping[str, Any] | None = None,
         space: object = None,
         max_generations: int | None = None,
@@ -115,7 +116,7 @@ def test_search_passes_arguments_on(calls: list[Any], objectives: list[str], cap
     (arguments, data), *rest = calls
     assert not rest
     assert arguments.pop("limits")["params"] == 2e6
-    assert list(arguments.pop("objectives")) == ["error", "params"]
+    assert [objective.key for objective in resolve(arguments.pop("objectives"))] == ["error", "params"]
     assert arguments == {"max_generations": 3, "max_time": "00:00:01:00", "inherit": True, "accelerator": "cpu"}
     assert (type(data).__name__, data.batch_size) == ("DigitsDataModule", 32)
     out = capsys.readouterr().out

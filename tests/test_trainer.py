@@ -1,3 +1,4 @@
+import math
 import os
 import subprocess
 import sys
@@ -10,9 +11,10 @@ import torch
 from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback, load
 from lightning_lemonade.callbacks import WandbPopulationLogger
 from lightning_lemonade.datamodules import DigitsDataModule
-from lightning_lemonade.errors import ConfigurationError, HistoryError, ObjectiveError, SearchError
+from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError, ObjectiveError, SearchError
 from lightning_lemonade.history import History
-from lightning_lemonade.objectives import SpecObjective
+from lightning_lemonade.objectives import SpecObjective, TrainedObjective
+from lightning_lemonade.trainer import _new_directory
 
 SMALL = {"max_generations": 2, "proposals": 8, "accepted": 3, "epochs": 1, "initial_epochs": 2, "accelerator": "cpu"}
 
@@ -243,3 +245,124 @@ def test_a_test_split_that_fails_does_not_lose_the_front(tmp_path):
         LemonadeTrainer(run_dir=tmp_path / "run", **SMALL | {"max_generations": 1}).search(NoTestImages())
     assert len(load(tmp_path / "run")) > 0
     assert History.open(tmp_path / "run").status == "finished"
+
+
+class Skips(SpecObjective):
+    name = "skips"
+    unit = "skips"
+
+    def of_spec(self, spec):
+        return float(sum(len(node.inputs) > 1 for node in spec.nodes))
+
+
+class Loss(TrainedObjective):
+    name = "loss"
+    unit = "nats"
+
+    def of_metrics(self, metrics):
+        return metrics["val_loss"]
+
+    def bounds(self, num_outputs):
+        return 1e-3, math.log(num_outputs)
+
+
+class WithLoss(LemonadeModule):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        super().validation_step(batch, batch_idx, dataloader_idx)
+        self.log("val_loss", self.loss(self(batch[0]), batch[1]), add_dataloader_idx=False)
+
+
+class OnlyLoss(WithLoss):
+    def on_validation_epoch_end(self):
+        pass
+
+
+class Leaving(LemonadeModule):
+    def training_step(self, batch, batch_idx):
+        sys.exit("no data left")
+
+
+class Boom(SearchCallback):
+    def on_generation_end(self, search, record):
+        raise RuntimeError("the callback's own bug")
+
+    def on_search_exception(self, search, exception):
+        raise RuntimeError("another one")
+
+
+TINY = SMALL | {"max_generations": 1, "accepted": 2, "initial_epochs": 1}
+
+
+def test_a_spec_objective_that_is_not_positive_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(ObjectiveError, match="skips is 0"):
+        LemonadeTrainer(objectives=["error", Skips()], run_dir=tmp_path / "run", **TINY).search(DigitsDataModule())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_users_trained_objective_counts_in_the_hypervolume(tmp_path):
+    trainer = LemonadeTrainer(objectives=["error", "params", Loss()], module=WithLoss, run_dir=tmp_path / "run", **TINY)
+    front = trainer.search(DigitsDataModule())
+    assert History.open(tmp_path / "run").bounds["loss"] == (1e-3, pytest.approx(math.log(10)))
+    assert front.hypervolume > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({"module": OnlyLoss}, ConfigurationError, "logs no val_error in validation, but val_loss"),
+        ({"module": Leaving}, SearchError, "SystemExit: no data left"),
+        ({"limit_train_batches": 0}, ConfigurationError, "saw no batch"),
+    ],
+)
+def test_what_would_fail_every_child_stops_the_search_with_its_reason(tmp_path, settings, error, text):
+    with pytest.raises(error, match=text):
+        LemonadeTrainer(run_dir=tmp_path / "run", **TINY | settings).search(DigitsDataModule())
+
+
+def test_a_callback_that_raises_is_named_and_the_others_hear_of_it(tmp_path):
+    events = Events()
+    with (
+        pytest.raises(SearchError, match=r"Boom.on_generation_end raised RuntimeError: the callback's own bug"),
+        pytest.warns(match="another one"),
+    ):
+        LemonadeTrainer(run_dir=tmp_path / "run", callbacks=[Boom(), events], **TINY).search(DigitsDataModule())
+    assert "on_search_exception" in events.names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"acelerator": "cpu"}, "did you mean accelerator"),
+        ({"strategy": object()}, "strategy must be a text"),
+        ({"accepted": 9, "proposals": 4}, "accepted=9 of proposals=4"),
+        ({"max_generations": 1.5}, "whole number"),
+        ({"calibration_size": 1}, "at least 2"),
+        ({"max_time": "00:00:00:-5"}, "DD:HH:MM:SS"),
+        ({"callbacks": [Boom]}, "Boom"),
+    ],
+)
+def test_arguments_that_lightning_or_a_search_would_stumble_over_later_are_refused_at_once(arguments, text):
+    with pytest.raises(ConfigurationError, match=text):
+        LemonadeTrainer(**arguments)
+
+
+def test_objectives_may_be_one_text():
+    assert [objective.key for objective in LemonadeTrainer(objectives="error, params").objectives] == ["error", "params"]
+
+
+def test_what_is_no_data_module_is_named():
+    with pytest.raises(DataError, match="got NoneType"):
+        LemonadeTrainer().search(None)
+
+
+def test_the_number_of_threads_is_restored(tmp_path):
+    before = torch.get_num_threads()
+    LemonadeTrainer(run_dir=tmp_path / "run", threads_per_child=before + 1, **TINY).search(DigitsDataModule())
+    assert torch.get_num_threads() == before
+
+
+def test_searches_without_a_name_get_directories_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = {_new_directory() for _ in range(5)}
+    assert len(made) == 5
+    assert all(directory.is_dir() for directory in made)

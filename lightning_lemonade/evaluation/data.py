@@ -1,11 +1,12 @@
 """The data of one task: a user's data module, set up once, and the calibration batch."""
 
+import warnings
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_lemonade.errors import DataError
 from lightning_lemonade.evaluation.scopes import quiet
@@ -88,17 +89,39 @@ class TaskData(pl.LightningDataModule):
         """Returns a sample's shape and the number of classes, from the data module's attributes or the training labels.
 
         Raises:
-            DataError: if the batches aren't `(x, y)` with integer classes.
+            DataError: if the batches aren't `(x, y)` of float32 samples and integer classes, or there is none.
         """
         first = self._look(self.train_dataloader(), limit_val_batches=1)
-        y = first.targets[0]
+        held = self._look(self.val_dataloader(), limit_val_batches=1)
+        for split, seen in (("train", first), ("val", held)):
+            if not seen.targets:
+                raise DataError(f"{split}_dataloader yields no batch: it needs more samples, a smaller batch size, or drop_last=False")
+        x, y = first.samples[0], first.targets[0]
         if y.is_floating_point() or y.ndim != 1:
             raise DataError(f"targets must be class numbers of shape (batch,), got {y.dtype} of shape {tuple(y.shape)}")
+        if x.dtype != torch.float32:
+            raise DataError(f"samples must be float32, got {x.dtype}: convert and scale them in the dataset, or in on_after_batch_transfer")
+        return tuple(x.shape[1:]), self._classes(torch.cat([*first.targets, *held.targets]))
+
+    def _classes(self, some: Tensor) -> int:
+        """Returns the number of classes: the data module's, or as many as the training and validation labels show.
+
+        Args:
+            some: labels to check the data module's number against.
+        """
         classes = getattr(self.inner, "num_classes", None)
         if classes is None:
-            seen = self._look(self.train_dataloader(), keep_samples=False)
-            classes = 1 + max(int(targets.max()) for targets in seen.targets)
-        return tuple(first.samples[0].shape[1:]), int(classes)
+            train = self._look(self.train_dataloader(), keep_samples=False).targets
+            some = torch.cat([*train, *self._look(self.val_dataloader(), keep_samples=False).targets])
+            classes = 1 + int(some.max())
+            unseen = sorted(set(range(classes)) - set(torch.cat(train).tolist()))
+            if unseen:
+                warnings.warn(f"no training sample has the class {', '.join(map(str, unseen))}: it can't be learnt", stacklevel=2)
+        if int(classes) < 2:
+            raise DataError(f"there must be at least two classes, got {classes}")
+        if int(some.min()) < 0 or int(some.max()) >= int(classes):
+            raise DataError(f"labels must be from 0 to {int(classes) - 1}, got {int(some.min())} to {int(some.max())}: see num_classes")
+        return int(classes)
 
     def calibration(self, size: int, seed: int) -> Tensor:
         """Returns training samples drawn by the seed: (at most `size`, *sample shape).
@@ -112,7 +135,13 @@ class TaskData(pl.LightningDataModule):
         loader = self.train_dataloader()
         if not isinstance(loader, DataLoader):
             raise DataError(f"train_dataloader must return a torch DataLoader, got {type(loader).__name__}")
+        if isinstance(loader.dataset, IterableDataset):
+            raise DataError(
+                "the training data is an IterableDataset, from which no fixed calibration batch can be drawn: give a map-style one"
+            )
         total = len(loader.dataset)  # type: ignore[arg-type]
+        if total < 2:
+            raise DataError(f"a search needs at least two training samples, got {total}")
         order = derived_rng(seed, "calibration").permutation(total)[:size]
         batches = DataLoader(loader.dataset, batch_size=256, sampler=[int(i) for i in order], collate_fn=loader.collate_fn, num_workers=0)
         return torch.cat(self._look(batches).samples)
@@ -140,7 +169,7 @@ class _Collector(pl.LightningModule):
         self.samples: list[Tensor] = []
         self.targets: list[Tensor] = []
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 (Lightning's signature)
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401 (Lightning's signature)
         x, y = pair(batch)
         if self.keep_samples:
             self.samples.append(x)

@@ -7,10 +7,11 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Generator, Tensor
 
 from lightning_lemonade.callback import Heir, Inheritance
-from lightning_lemonade.errors import EvaluationError
+from lightning_lemonade.errors import ConfigurationError, DataError, EvaluationError
 from lightning_lemonade.evaluation.data import LEAN, TaskData
 from lightning_lemonade.evaluation.scopes import quiet, seed_all, seeded, timed
 from lightning_lemonade.graph import Conv2d, GraphSpec, Linear, Output, initialise
@@ -97,8 +98,14 @@ class Evaluator:
         try:
             with quiet(), seeded(derived_seed(self.seed, "fit", child.id)):
                 return self._evaluate(request, seconds, results)
-        except SystemExit as stop:  # what Lightning makes of Ctrl-C inside fit
-            raise KeyboardInterrupt from stop
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C inside fit
+                raise KeyboardInterrupt from stop
+            if isinstance(stop, SIGTERMException):
+                raise
+            failure = Failure("exception", f"SystemExit: {stop}")
+        except (ConfigurationError, DataError):  # the same for every child: no failure of this one
+            raise
         except EvaluationError as error:
             failure = Failure("not_a_number", str(error))
         except Exception as error:
@@ -131,6 +138,8 @@ class Evaluator:
                     self._introduce(heirs, module, request, task)
                     arguments = self._arguments() | {"max_epochs": epochs, "limit_val_batches": 0}
                     pl.Trainer(**arguments, callbacks=[watch, *callbacks]).fit(module, datamodule=data)
+                if not watch.images:
+                    raise ConfigurationError("the training saw no batch: see train_dataloader's batch size and limit_train_batches")
             finally:
                 results[task] = TaskResult(start, {}, watch.epochs, watch.images, sum(heir.teacher_images for heir in heirs))
             with timed(seconds, "validate"):
@@ -181,7 +190,10 @@ class Evaluator:
         arguments = self._arguments() | {"use_distributed_sampler": False}  # every rank sees each sample once
         with quiet():
             results = pl.Trainer(**arguments).validate(module, datamodule=data, verbose=False)
-        return {name: float(value) for name, value in results[0].items()}
+        metrics = {name: float(value) for result in results for name, value in result.items()}
+        if "val_error" not in metrics:
+            raise ConfigurationError(f"the module logs no val_error in validation, but {', '.join(metrics) or 'nothing'}: log it, too")
+        return metrics
 
     def _arguments(self) -> dict[str, Any]:
         return LEAN | self.trainer_arguments

@@ -1,9 +1,11 @@
 """The connection to `history.sqlite`, and whether it is ours and whole."""
 
+import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
+from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.orm import Session
@@ -45,14 +47,18 @@ def _begin(connection: Connection) -> None:
 
 def create_database(run_dir: Path, rows: Sequence[Base]) -> None:
     """Makes a run directory's database with its first rows, so that it is either whole or not there."""
-    beside = run_dir / f".{DATABASE}.tmp"
-    beside.unlink(missing_ok=True)
+    beside = run_dir / f".{DATABASE}.{uuid4().hex}.tmp"
     with Session(engine(beside, writable=True, create=True)) as session, session.begin():
         connection = session.connection()
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
         Base.metadata.create_all(connection)
         session.add_all(rows)
-    beside.replace(run_dir / DATABASE)
+    try:
+        os.link(beside, run_dir / DATABASE)  # fails where another search was faster
+    except FileExistsError:
+        raise HistoryError(f"{run_dir} holds a run already, which another search has just started: give another run_dir") from None
+    finally:
+        beside.unlink()
     fsync_directory(run_dir)
 
 

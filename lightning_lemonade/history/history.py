@@ -60,7 +60,7 @@ class History(Reader):
         """
         run_dir = Path(run_dir)
         if (run_dir / DATABASE).exists():
-            raise HistoryError(f"{run_dir} holds a run already: resume it (lightning-lemonade resume {run_dir}) or give another one")
+            raise HistoryError(f"{run_dir} holds a run already: give another run_dir, or remove it")
         if not tasks or len(set(tasks)) != len(tasks):
             raise HistoryError(f"the tasks {list(tasks)} can't be recorded: give at least one, each with its own name")
         run = RunRow(

@@ -52,7 +52,7 @@ def write_weights(path: Path, sets: Mapping[str, State]) -> str:
         beside.replace(path)
         fsync_directory(path.parent)
     except OSError as error:
-        raise HistoryError(f"the weights {path} can't be written: {error}. Free some space or mend the permissions, then resume") from error
+        raise HistoryError(f"the weights {path} can't be written: {error}. Free some space or mend the permissions") from error
     return hashlib.sha256(content).hexdigest()
 
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar, Literal
 
 from torch import nn
@@ -42,6 +43,17 @@ class SpecObjective(Objective):
     def of_spec(self, spec: GraphSpec) -> float:
         """Returns the value for an architecture: positive."""
 
+    def checked(self, spec: GraphSpec) -> float:
+        """Returns the value for an architecture.
+
+        Raises:
+            ObjectiveError: if it isn't a positive, finite number.
+        """
+        value = float(self.of_spec(spec))
+        if not 0 < value < inf:
+            raise ObjectiveError(f"objective {self.key} is {value} for a network: give positive numbers, for instance by adding one")
+        return value
+
     def of_network(self, network: nn.Module, spec: GraphSpec) -> float:
         """Returns the value of record for the built network; by default the architecture's."""
         return self.of_spec(spec)
@@ -55,6 +67,13 @@ class TrainedObjective(Objective):
     @abstractmethod
     def of_metrics(self, metrics: Mapping[str, float]) -> float:
         """Returns the value from the validation metrics by name (see `LemonadeModule`)."""
+
+    @abstractmethod
+    def bounds(self, num_outputs: int) -> tuple[float, float]:
+        """Returns the best and the worst value that count in the hypervolume, for a network of so many outputs (classes).
+
+        Where the best is 0 or less, the hypervolume takes values as they are; otherwise their logarithms.
+        """
 
 
 @dataclass(frozen=True)
@@ -96,22 +115,26 @@ class Error(TrainedObjective):
         """See `TrainedObjective.of_metrics`."""
         return metrics["val_error"]
 
+    def bounds(self, num_outputs: int) -> tuple[float, float]:
+        """Returns 0, and the error of a guess among equally frequent classes."""
+        return 0.0, 1.0 - 1.0 / max(2, num_outputs)
+
 
 BUILT_IN: dict[str, type[Objective]] = {cls.name: cls for cls in (Error, Params, Macs)}
 
 
-def resolve(objectives: Sequence[str | Objective]) -> list[Objective]:
-    """Returns objectives from names and objects.
+def resolve(objectives: Sequence[str | Objective] | str) -> list[Objective]:
+    """Returns objectives from names and objects; one text may hold several names, with commas.
 
     Raises:
         ObjectiveError: if a name is unknown, a key is given twice, or none is trained.
     """
     found: list[Objective] = []
-    for given in objectives:
+    for given in objectives.split(",") if isinstance(objectives, str) else objectives:
         if isinstance(given, Objective):
             found.append(given)
-        elif given in BUILT_IN:
-            found.append(BUILT_IN[given]())
+        elif isinstance(given, str) and given.strip() in BUILT_IN:
+            found.append(BUILT_IN[given.strip()]())
         else:
             raise ObjectiveError(f"unknown objective {given!r}; known: {', '.join(BUILT_IN)}, or an object of a subclass of Objective")
     keys = [objective.key for objective in found]

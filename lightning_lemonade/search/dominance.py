@@ -32,29 +32,31 @@ def non_dominated(points: Points) -> NDArray[np.bool_]:
 
 
 def normalised(points: Points, keys: Sequence[str], bounds: Bounds) -> Points:
-    """Scales objectives into [0, 1] for the hypervolume: errors by their bound, every other objective by its logarithm. Source: ours.
+    """Scales objectives into [0, 1] for the hypervolume: as they are where the bounds begin at 0 or less, else by logarithms. Source: ours.
 
     Args:
         points: (n, objectives).
-        keys: the objectives' keys; those named `error` are scaled linearly.
+        keys: the objectives' keys.
         bounds: (low, high) by key, in the objective's unit.
 
     Returns:
         (n, objectives), clipped to [0, 1]; 1 is the reference point.
+
+    Raises:
+        ObjectiveError: if a value isn't finite, or bounds leave no room between them.
     """
     scaled = np.empty_like(points, dtype=np.float64)
     for column, key in enumerate(keys):
         low, high = bounds[key]
+        if not low < high or not np.isfinite(points[:, column]).all():
+            raise ObjectiveError(
+                f"objective {key} can't enter the hypervolume: its bounds are {low} and {high}, its values {points[:, column]}"
+            )
         values = points[:, column]
-        if not is_linear(key):
+        if low > 0:
             low, high, values = np.log10(low), np.log10(high), np.log10(np.maximum(values, 1e-12))
         scaled[:, column] = (values - low) / (high - low)
     return np.clip(scaled, 0.0, 1.0)
-
-
-def is_linear(key: str) -> bool:
-    """Returns whether an objective's coordinate is the value itself rather than its logarithm."""
-    return key.partition("/")[0] == "error"
 
 
 def hypervolume(points: Points, keys: Sequence[str], bounds: Bounds) -> float:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import DataError
@@ -175,3 +175,58 @@ def test_seeding_reaches_distributed_samplers(monkeypatch):
     with seeded(2**40 + 3):
         assert os.environ["PL_GLOBAL_SEED"] == "3"
     assert "PL_GLOBAL_SEED" not in os.environ
+
+
+def labelled(y, x=None):
+    y = torch.as_tensor(y)
+    return Custom(TensorDataset(torch.rand(len(y), 1, 8, 8) if x is None else x, y))
+
+
+class Held(Custom):
+    def __init__(self, train, held):
+        super().__init__(train)
+        self.held = held
+
+    def val_dataloader(self):
+        return DataLoader(self.held, batch_size=8)
+
+
+class Dropping(Custom):
+    def train_dataloader(self):
+        return DataLoader(self.dataset, batch_size=64, drop_last=True)
+
+
+@pytest.mark.parametrize(
+    ("datamodule", "text"),
+    [
+        (lambda: labelled([-1, 0, 1, 2]), "labels must be from 0 to 2, got -1"),
+        (lambda: labelled([0, 0, 0]), "at least two classes"),
+        (lambda: labelled([0.5, 1.0]), "class numbers"),
+        (lambda: labelled([0, 1], torch.zeros(2, 1, 8, 8, dtype=torch.uint8)), "float32, got torch.uint8"),
+        (lambda: Dropping(TensorDataset(torch.rand(4, 1, 8, 8), torch.arange(4))), "train_dataloader yields no batch"),
+        (lambda: Held(labelled([0, 1]).dataset, TensorDataset(torch.rand(0, 1, 8, 8), torch.zeros(0))), "val_dataloader yields no batch"),
+    ],
+)
+def test_data_that_cannot_be_learnt_is_explained(datamodule, text):
+    with pytest.raises(DataError, match=text):
+        TaskData(datamodule()).shapes()
+
+
+def test_classes_that_only_validation_shows_are_counted_with_a_warning():
+    data = TaskData(Held(labelled([0, 1, 3]).dataset, labelled([0, 1, 5]).dataset))
+    with pytest.warns(match="2, 4, 5"):
+        assert data.shapes()[1] == 6
+
+
+def test_narrow_integer_labels_are_taken():
+    assert TaskData(labelled(torch.tensor([0, 1, 2], dtype=torch.int32))).shapes()[1] == 3
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield torch.rand(1, 8, 8), 1
+
+
+def test_a_stream_is_refused_in_one_line():
+    with pytest.raises(DataError, match="IterableDataset"):
+        TaskData(Custom(Stream())).calibration(8, 0)

@@ -248,7 +248,7 @@ class TestDigest:
 class TestDirectories:
     def test_a_run_isnt_overwritten(self, tmp_path: Path) -> None:
         digest = record_run(tmp_path).digest()
-        with pytest.raises(HistoryError, match="holds a run already: resume it"):
+        with pytest.raises(HistoryError, match="holds a run already: give another"):
             create(tmp_path)
         assert History.open(tmp_path).digest() == digest
 
