@@ -18,6 +18,8 @@ from lightning_lemonade.graph import Concat, Conv2d, Flatten, GraphSpec, Input, 
 from lightning_lemonade.morphisms.state import State, as_calibrating, like_weights, network_with
 
 NEW = -1
+SILENCE = 0.01
+"""The bias of a new filter where all others are zero. It is above zero, so that a filter lives where it only sees padding, too."""
 Init = Literal["scaled", "he"]
 """How new filters are drawn: with the root mean square of the layer's other weights, or He-normal (fan in)."""
 
@@ -107,9 +109,9 @@ def carry(
 
     New filters are drawn from a normal distribution, by default with the root mean square of the layer's other weights, so that they are as
     active as their neighbours; what old filters read from new channels is zero, so that the function stays (types I and II of the paper,
-    section 2). New channels of a batch norm get the mean scale of the others and no shift; `settle` gives them their statistics.
-    Duplicates share what is read from them unevenly (see `shares`), so that the function stays and they don't stay alike. Tensors that
-    nothing touches are the parent's own.
+    section 2). New biases are as large as the others, and positive. New channels of a batch norm get the mean scale of the others and no
+    shift; `settle` gives them their statistics. Duplicates share what is read from them unevenly (see `shares`), so that the function stays
+    and they don't stay alike. Tensors that nothing touches are the parent's own.
 
     Args:
         parent: the graph before the change.
@@ -133,7 +135,7 @@ def carry(
             if whole or tensor.ndim == 0:
                 weights[name] = tensor
             elif tensor.ndim == 1:
-                weights[name] = _carry_vector(name, tensor, rows)
+                weights[name] = _carry_vector(name, tensor, rows, SILENCE if isinstance(node.op, Conv2d | Linear) else 0.0)
             elif _is_depthwise(parent, parent[node.id]):
                 weights[name] = _carry_matrix(tensor, rows, identity(1), generator, init)
             else:
@@ -145,8 +147,8 @@ def _is_identity(mapping: Tensor, size: int) -> bool:
     return len(mapping) == size and bool((mapping == identity(size)).all())
 
 
-def _carry_vector(name: str, tensor: Tensor, rows: Tensor) -> Tensor:
-    """Carries a bias, or a vector of a batch norm: (channels,)."""
+def _carry_vector(name: str, tensor: Tensor, rows: Tensor, shift: float) -> Tensor:
+    """Carries a bias, or a vector of a batch norm: (channels,). The biases of new filters are as large as the others', or `shift`."""
     new = rows == NEW
     carried = tensor[rows.clamp(min=0)].clone()
     kind = name.rpartition(".")[2]
@@ -154,6 +156,8 @@ def _carry_vector(name: str, tensor: Tensor, rows: Tensor) -> Tensor:
         carried[new] = _or(tensor.abs().mean(), 1.0)
     elif kind == "running_var":
         carried[new] = 1.0
+    elif kind == "bias" and shift:
+        carried[new] = _or(tensor.abs().mean(), shift)
     else:
         carried[new] = 0.0
     return carried
@@ -230,10 +234,13 @@ def settle(child: GraphSpec, weights: State, maps: Mapping[str, Tensor], x: Tens
 
 
 def _turn_silent(new: Tensor, module: nn.Module, _: tuple[Tensor, ...], values: Tensor) -> Tensor:
-    """Turns the sign of new filters with fewer than one positive output for twenty negative ones, and their outputs; the bias is zero."""
+    """Turns the weights of new filters with fewer than one positive output for twenty negative ones, and their outputs, but no bias."""
     dims = [d for d in range(values.ndim) if d != 1]
     silent = 20 * (values > 0).sum(dims) < (values < 0).sum(dims)
     sign = torch.where(silent & new.to(values.device), -1, 1).to(values.dtype)
     weight = module.get_parameter("weight")
     weight.mul_(sign.reshape(-1, *[1] * (weight.ndim - 1)))
-    return values * sign.reshape(-1, *[1] * (values.ndim - 2))
+    turned = sign.reshape(-1, *[1] * (values.ndim - 2))
+    if "bias" not in module.state_dict():
+        return values * turned
+    return values * turned + (1 - turned) * module.get_parameter("bias").reshape(turned.shape)

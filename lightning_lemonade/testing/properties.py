@@ -229,11 +229,12 @@ def check_training(mutation: Mutation, spec: GraphSpec, state: State, weights: S
 
 
 def check_learning(mutations: Sequence[Mutation], spec: GraphSpec, seed: int) -> bool:
-    """`learns`: after k mutations, every new unit has a gradient in backward pass k + 1.
+    """`learns`: after k mutations, every new unit has a gradient by backward pass k + 1.
 
     Units are the filters and the input channels of every tensor that is new or has grown. Not counted are those that get no gradient with
-    random weights, either (a bias before a batch norm, or what only ever sees padding), and parents that have silent units themselves. In a
-    tiny network a unit may fall silent by chance; so it is only a failure if units of one tensor are silent for several parents.
+    random weights, either (a bias before a batch norm, or what only ever sees padding), gates without any effect on the data (of an
+    activation that only sees values that it leaves as they are), and parents that have silent units themselves. In a tiny network a unit
+    may fall silent by chance; so it is only a failure if units of one tensor are silent for several parents.
 
     Args:
         mutations: made one after the other.
@@ -260,7 +261,7 @@ def check_learning(mutations: Sequence[Mutation], spec: GraphSpec, seed: int) ->
     always = set.intersection(*map(set, silent))
     if always:
         units = "; ".join(f"{name}: {silent[-1][name]}" for name in sorted(always))
-        raise BrokenMorphism("learns", f"no gradient in backward pass {len(mutations) + 1} for {units}", mutations[-1], spec)
+        raise BrokenMorphism("learns", f"no gradient by backward pass {len(mutations) + 1} for {units}", mutations[-1], spec)
     return True
 
 
@@ -279,11 +280,19 @@ def _silent_after(mutations: Sequence[Mutation], specs: Sequence[GraphSpec], see
     silent = [unit for unit in silent_units(found) if unit[0] in grown]
     if silent:
         structural = _structural(specs[-1], x)
-        silent = [unit for unit in silent if unit not in structural]
+        silent = [unit for unit in silent if unit not in structural and not _is_idle_gate(specs[-1], weights, unit[0], x)]
     texts: dict[str, list[str]] = {}
     for name, kind, index in silent:
         texts.setdefault(name, []).append(f"{kind} {index}")
     return {name: ", ".join(units[:8]) for name, units in texts.items()}
+
+
+def _is_idle_gate(spec: GraphSpec, weights: State, name: str, x: Tensor) -> bool:
+    """Returns whether a tensor is a single number that could as well be zero."""
+    if weights[name].ndim:
+        return False
+    without = weights | {name: torch.zeros_like(weights[name])}
+    return relative_difference(outputs(spec, weights, x, train=True), outputs(spec, without, x, train=True)) < NOISE
 
 
 def _structural(spec: GraphSpec, x: Tensor) -> set[tuple[str, str, int]]:

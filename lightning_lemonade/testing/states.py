@@ -69,30 +69,33 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
 
 
 def gradients(spec: GraphSpec, state: Mapping[str, Tensor], x: Tensor, passes: int = 1) -> dict[str, Tensor]:
-    """Returns the gradients of a backward pass in train mode, with steps of SGD on other batches before it.
+    """Returns the largest absolute gradient of each weight in some backward passes in train mode, with a step of SGD between two.
 
-    The loss is the squared distance from random targets. A step's length is a hundredth of the weights'.
+    The loss is the squared distance from random targets. A step's length is a hundredth of the weights'. What had a gradient in an earlier
+    pass counts, since a training on random targets may silence a unit for reasons of its own.
 
     Args:
         spec: the graph, without dropout.
         state: its weights.
         x: (batch, *spec.input_shape).
-        passes: which pass; the first comes before any step.
+        passes: how many; the first comes before any step, and each has another batch.
     """
     network = network_with(spec, state).train()
     draws = seeded_generator(3)
     parameters = dict(network.named_parameters())
     if not parameters:
         return {}
+    largest = [torch.zeros_like(parameter) for parameter in parameters.values()]
     for number in range(passes):
         inputs = x + 0.1 * number * torch.randn(x.shape, generator=draws, dtype=x.dtype)
         out = network(inputs)
         target = torch.randn(out.shape, generator=draws, dtype=out.dtype)
         loss = (out / out.detach().square().mean().sqrt().clamp(min=1e-6) - target).square().mean()
         found = torch.autograd.grad(loss, list(parameters.values()))
+        largest = [torch.maximum(before, gradient.abs()) for before, gradient in zip(largest, found, strict=True)]
         if number < passes - 1:
             _step(list(parameters.values()), found)
-    return dict(zip(parameters, found, strict=True))
+    return dict(zip(parameters, largest, strict=True))
 
 
 def _step(parameters: list[nn.Parameter], found: tuple[Tensor, ...]) -> None:

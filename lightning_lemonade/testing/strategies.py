@@ -7,7 +7,7 @@ from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.testing.graphs import random_spec
 
 try:
-    from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+    from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import seed as seeded
     from hypothesis import strategies as st
 except ImportError as error:
@@ -15,7 +15,7 @@ except ImportError as error:
         "lightning_lemonade.testing needs hypothesis, which is not installed: pip install 'lightning-lemonade[testing]'"
     ) from error
 
-__all__ = ["HealthCheck", "Phase", "Verbosity", "given", "seeded", "seeds", "settings", "specs", "st"]
+__all__ = ["HealthCheck", "Phase", "given", "seeded", "seeds", "settings", "specs", "st"]
 
 
 def specs(max_steps: int = 10) -> st.SearchStrategy[GraphSpec]:

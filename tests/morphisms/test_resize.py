@@ -269,3 +269,25 @@ def test_shares_add_up() -> None:
     assert found[[0, 3, 7]].tolist() == [1, 1, 1]
     assert found[[1, 4]].tolist() == pytest.approx([0.7, 0.3])
     assert found[[2, 5, 6]].tolist() == pytest.approx([0.7 / 1.5, 0.5 / 1.5, 0.3 / 1.5])
+
+
+@pytest.mark.parametrize("bias", [0.0, -0.5])
+def test_filters_that_only_see_padding_learn_by_their_bias(bias: float) -> None:
+    layers = [Input((1, 1, 5)), Conv2d(3, (1, 3), (2, 1), (1, 1)), Conv2d(3, (2, 2), bias=False), Flatten(), Linear(3), Output()]
+    spec = graph(*((op, [i - 1] if i else []) for i, op in enumerate(layers)))
+    state, x = uneven_state(spec), batch(spec)
+    state["n1.bias"] = torch.full_like(state["n1.bias"], bias)
+    child, weights = widened(spec, state, Widen("n1"))
+    assert (weights["n1.bias"][3:] == (abs(bias) or 0.01)).all()
+    assert (second_gradients(network_with(child, weights), x)["n1.bias"][3:] != 0).all()
+
+
+def test_a_turned_filter_keeps_its_bias() -> None:
+    spec = bare_net()
+    state, x = uneven_state(spec), batch(spec).abs()
+    mutation = Widen("n1", factor=8)
+    child = mutation.rewrite(spec)
+    weights = mutation.transfer(spec, state, child, x, generator())
+    assert torch.allclose(weights["n1.bias"][4:], state["n1.bias"].abs().mean())
+    values = torch.nn.functional.conv2d(x, weights["n1.weight"], weights["n1.bias"])[:, 4:]
+    assert (20 * (values > 0).sum((0, 2, 3)) >= (values < 0).sum((0, 2, 3))).all()

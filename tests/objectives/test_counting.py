@@ -33,12 +33,14 @@ from lightning_lemonade.graph import (
     Op,
     Output,
     Pool2d,
+    RelaxedActivation,
     build,
 )
 from lightning_lemonade.objectives.counting import count_macs
 
 SINGLE: list[Op] = [
     *[Activation(name) for name in ACTIVATION_NAMES],
+    *[RelaxedActivation(name) for name in ACTIVATION_NAMES],
     *[BatchNorm2d(), Dropout(), Identity(), Flatten(), GlobalPool2d("avg"), GlobalPool2d("max")],
     *[Pool2d("avg", 3, 2, 1), Pool2d("max", 3, 2, 1), Pool2d("avg", 2, 2, ceil_mode=True), Pool2d("max", 2, 2, ceil_mode=True)],
     *[AdaptivePool2d("avg", 1), AdaptivePool2d("avg", (2, 3)), AdaptivePool2d("max", 1), AdaptivePool2d("max", (2, 3))],

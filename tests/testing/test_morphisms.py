@@ -249,7 +249,7 @@ def nothing_new() -> type[Mutation]:
 @pytest.mark.parametrize(
     ("make", "name", "text"),
     [
-        (dead_units, "learns", "no gradient in backward pass 2 for n"),
+        (dead_units, "learns", "no gradient by backward pass 2 for n"),
         (in_place, "parent", "changed the parent's own weights: n"),
         (not_exact, "exact", "relative in eval mode; at most 1e-09 is allowed"),
         (other_ids, "ids", "has another id in the child"),
