@@ -400,3 +400,14 @@ def test_onnx_takes_any_batch_and_gives_the_same(spec: GraphSpec, tmp_path: Path
         x = torch.randn(size, *spec.input_shape)
         (result,) = session.run(None, {"x": x.numpy()})
         np.testing.assert_allclose(result, network(x).detach().numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ACTIVATION_NAMES)
+def test_a_relaxed_activation_goes_from_the_identity_to_its_function(name: str) -> None:
+    x = torch.linspace(-8, 8, 64).reshape(1, 1, 8, 8)
+    network = build(chain(ops.Input((1, 8, 8)), ops.RelaxedActivation(name), ops.Output()))  # type: ignore[arg-type]
+    assert torch.equal(network(x), x)
+    full = build(chain(ops.Input((1, 8, 8)), ops.Activation(name), ops.Output()))(x)  # type: ignore[arg-type]
+    with torch.no_grad():
+        network.n1.gate.fill_(0.25)
+    torch.testing.assert_close(network(x), 0.25 * x + 0.75 * full)

@@ -1,0 +1,15 @@
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_widen.py"
+
+
+def test_its_short_form_compares_the_ways():
+    arguments = "--seeds 0 --epochs 1 --parent_epochs 1 --width 2"
+    done = subprocess.run([sys.executable, str(SCRIPT), *arguments.split()], check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for title in ("plain network, one layer", "plain network, all layers", "separable network, one layer", "separable network, all layers"):
+        assert title in done.stdout
+    for way in ("none", "scaled", "he", "duplicate"):
+        assert done.stdout.count(f"  {way} ") == 4
