@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -316,15 +317,16 @@ class _Run:
         with timed(seconds, "record"):
             self.history.accept(asked.children)
         for child in asked.children:
-            self._emit("on_candidate_accepted", self.history.candidate(child.id))
+            self._emit_candidate("on_candidate_accepted", child.id)
         outcomes = []
-        for child in asked.children:
-            with timed(seconds, "record"):
-                self.history.start(child.id)
-            self._emit("on_candidate_start", self.history.candidate(child.id))
+        with timed(seconds, "record"):
+            if asked.children:
+                self.history.start(asked.children[0].id)
+        for child, after in zip_longest(asked.children, asked.children[1:]):
+            self._emit_candidate("on_candidate_start", child.id)
             evaluation = self.ranks.evaluate(self.evaluator, self._request(child))
             with timed(seconds, "record"):
-                recorded = self.history.record(evaluation.outcome, evaluation.weights)
+                recorded = self.history.record(evaluation.outcome, evaluation.weights, starts=after.id if after else None)
             self.total_epochs += recorded.epochs
             self._emit("on_candidate_failed" if recorded.failure else "on_candidate_end", recorded)
             for phase, spent in evaluation.outcome.seconds.items():
@@ -372,6 +374,11 @@ class _Run:
                 f"load({str(self.history.run_dir)!r}) gives the front"
             ) from error
         self.history.record_test_errors({member: by_task for member, by_task in errors.items() if by_task})
+
+    def _emit_candidate(self, event: str, candidate: int) -> None:
+        """Tells the callbacks of a candidate, which is read only if there are any."""
+        if self.trainer.callbacks:
+            self._emit(event, self.history.candidate(candidate))
 
     def _emit(self, event: str, *arguments: object) -> None:
         """Tells the callbacks.

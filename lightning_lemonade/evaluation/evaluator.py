@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -184,12 +185,16 @@ class Evaluator:
             exact = all(mutation.exact for mutation in request.child.mutations)
             heir.on_inherit(module, Inheritance(parent, exact, joints(request.parent, request.child.spec)))
 
+    @cached_property
+    def _validator(self) -> pl.Trainer:
+        """One trainer validates all networks, unlike fits, for which each needs its own."""
+        return pl.Trainer(**self._arguments(), use_distributed_sampler=False)  # every rank sees each sample once
+
     def metrics(self, module: LemonadeModule, data: TaskData, split: Literal["val", "test"] = "val") -> dict[str, float]:
         """Returns a module's metrics on a split (`val` or `test`) by name."""
         data.evaluated_split = split
-        arguments = self._arguments() | {"use_distributed_sampler": False}  # every rank sees each sample once
         with quiet():
-            results = pl.Trainer(**arguments).validate(module, datamodule=data, verbose=False)
+            results = self._validator.validate(module, datamodule=data, verbose=False)
         metrics = {name: float(value) for result in results for name, value in result.items()}
         if "val_error" not in metrics:
             raise ConfigurationError(f"the module logs no val_error in validation, but {', '.join(metrics) or 'nothing'}: log it, too")
@@ -234,7 +239,7 @@ class _Watch(pl.Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.images = self.epochs = 0
-        self._broken: Tensor | None = None
+        self._losses: Tensor | float = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size > 1:  # each rank draws dropout and augmentation of its own
@@ -245,12 +250,11 @@ class _Watch(pl.Callback):
     ) -> None:
         self.images += len(pair(batch)[0]) * trainer.world_size
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor):  # kept on the device: reading it would make every step wait
-            broken = ~torch.isfinite(loss.detach()).all()
-            self._broken = broken if self._broken is None else self._broken | broken
+        if isinstance(loss, Tensor):  # summed on the device: looking at each one would make every step wait
+            self._losses = self._losses + loss.detach()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epochs += 1
-        broken = torch.zeros((), device=pl_module.device) if self._broken is None else self._broken.float()
-        if float(trainer.strategy.reduce(broken, reduce_op="max")):
+        losses = torch.as_tensor(self._losses, device=pl_module.device)
+        if float(trainer.strategy.reduce((~losses.isfinite().all()).float(), reduce_op="max")):
             raise EvaluationError(f"the loss was nan or infinite in epoch {self.epochs}: lower the learning rate or check the data")

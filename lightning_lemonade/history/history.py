@@ -103,7 +103,7 @@ class History(Reader):
         with self._writing() as session:
             self._unfinished(session, candidate_id).state = "running"
 
-    def record(self, outcome: Outcome, weights: Mapping[str, State]) -> CandidateRecord:
+    def record(self, outcome: Outcome, weights: Mapping[str, State], *, starts: int | None = None) -> CandidateRecord:
         """Records what an evaluation gave: first the weights, durably, then everything else in one commit.
 
         What the parent's training cost counts to a child's cumulative cost if the child inherited its weights, which the start error of a
@@ -112,6 +112,7 @@ class History(Reader):
         Args:
             outcome: values or a failure. A failed child keeps its spec objectives only; what its training cost is recorded all the same.
             weights: the trained state dict by task; ignored for a failed child.
+            starts: another child whose evaluation begins now; a commit takes the disk's time, and so this saves one.
 
         Returns:
             The child as recorded.
@@ -139,6 +140,8 @@ class History(Reader):
                 parent = self._row(session, row.parent)
                 row.cumulative_epochs += parent.cumulative_epochs
                 row.cumulative_images += parent.cumulative_images
+            if starts is not None:
+                self._unfinished(session, starts).state = "running"
         return self.candidate(outcome.id)
 
     def record_generation(self, record: GenerationRecord) -> None:

@@ -35,7 +35,7 @@ def test_a_run_comes_back_as_it_was_recorded(tmp_path: Path) -> None:
     assert best == history.candidates()[2]
     assert best.spec == convnet(8)
     assert best.hash == convnet(8).structural_hash
-    assert best.mutations == ({"kind": "widen", "node": "n1", "factor": 2.0},)
+    assert best.mutations == ({"kind": "widen", "node": "n1", "factor": 2.0, "init": "he"},)
     assert best.objectives == {"error": 0.25, "params": float(convnet(8).parameter_count), "latency": 2.1}
     assert list(best.objectives) == [o.key for o in OBJECTIVES]
     assert best.spreads == {"latency": 0.02}
