@@ -18,7 +18,7 @@ IDEMPOTENT = ("relu", "relu6")
 
 @dataclass(frozen=True)
 class InsertConvBlock(Mutation):
-    """Inserts Conv-BN-activation behind an activation (exact; types I and III of the paper, section 2).
+    """Inserts Conv-BN-activation behind an activation (exact; types I and III of the paper, section 3.1).
 
     The convolution starts as the identity. The batch norm starts with the statistics of what it reads, and with the scale and shift that
     undo them, so that the block is the identity in eval mode, and in train mode on the calibration batch. A second ReLU after the first

@@ -109,7 +109,7 @@ def carry(
 
     New filters are drawn from a normal distribution, by default with the root mean square of the layer's other weights, so that they are as
     active as their neighbours; what old filters read from new channels is zero, so that the function stays (types I and II of the paper,
-    section 2). New biases are as large as the others, and positive. New channels of a batch norm get the mean scale of the others and no
+    section 3.1). New biases are as large as the others, and positive. New channels of a batch norm get the mean scale of the others and no
     shift; `settle` gives them their statistics. Duplicates share what is read from them unevenly (see `shares`), so that the function stays
     and they don't stay alike. Tensors that nothing touches are the parent's own.
 

@@ -30,7 +30,7 @@ from lightning_lemonade.morphisms.state import State, reestimated
 
 @dataclass(frozen=True)
 class RemoveLayer(Shrinking):
-    """Removes a convolution or linear layer (approximate; paper, section 3).
+    """Removes a convolution or linear layer (approximate; paper, section 3.2).
 
     The batch norm and activation behind it go, too; what read them reads the layer's input instead. In the modes `"best"` and `"cheap"`
     the layers behind are solved for, so that they put out what they did.

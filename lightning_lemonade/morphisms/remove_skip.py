@@ -22,7 +22,7 @@ def _would_double(spec: GraphSpec, node: Node, source: str) -> bool:
 
 @dataclass(frozen=True)
 class RemoveSkip(Shrinking):
-    """Removes one input of a joining node, where that input is still read elsewhere (approximate; paper, section 3).
+    """Removes one input of a joining node, where that input is still read elsewhere (approximate; paper, section 3.2).
 
     A node that is left with one input goes. In the modes `"best"` and `"cheap"` the layers behind it are solved for, so that they put out
     what they did.

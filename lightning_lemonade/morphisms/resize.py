@@ -51,7 +51,7 @@ WidenInit = Literal["scaled", "he", "duplicate"]
 
 @dataclass(frozen=True)
 class Widen(Mutation):
-    """Gives a layer more filters (exact, type II of the paper, section 2).
+    """Gives a layer more filters (exact, type II of the paper, section 3.1).
 
     Layers that are tied to it (the summands of an Add, for instance) widen together, and once, however many of them are named. New filters
     are active; what their readers make of them starts at zero. Duplicates, instead, share with their originals what is read from these.

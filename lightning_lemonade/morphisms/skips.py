@@ -55,7 +55,7 @@ def is_join(node: Node) -> bool:
 
 @dataclass(frozen=True)
 class AddSkip(Mutation):
-    """Joins an earlier node to a later one by a learnt sum that starts as the later one alone (exact, type IV of the paper, section 2).
+    """Joins an earlier node to a later one by a learnt sum that starts as the later one alone (exact, type IV of the paper, section 3.1).
 
     Attributes:
         source: the earlier node.
@@ -94,7 +94,7 @@ class AddSkip(Mutation):
 
 @dataclass(frozen=True)
 class ConcatSkip(Mutation):
-    """Joins an earlier node to a later one by concatenation; its part starts at zero (exact, type II of the paper, section 2).
+    """Joins an earlier node to a later one by concatenation; its part starts at zero (exact, type II of the paper, section 3.1).
 
     Attributes:
         source: the earlier node.
