@@ -69,10 +69,11 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
 
 
 def gradients(spec: GraphSpec, state: Mapping[str, Tensor], x: Tensor, passes: int = 1) -> dict[str, Tensor]:
-    """Returns the largest absolute gradient of each weight in some backward passes in train mode, with a step of SGD between two.
+    """Returns the largest absolute gradient of each weight in some backward passes in train mode, with a step downhill between two.
 
-    The loss is the squared distance from random targets. A step's length is a hundredth of the weights'. What had a gradient in an earlier
-    pass counts, since a training on random targets may silence a unit for reasons of its own.
+    The loss is the squared distance from random targets. A step moves every tensor by a hundredth of its size: with one rate for all, gates
+    inside several branches that start without effect would move by less than a float can tell. What had a gradient in an earlier pass
+    counts, since a training on random targets may silence a unit for reasons of its own.
 
     Args:
         spec: the graph, without dropout.
@@ -99,10 +100,13 @@ def gradients(spec: GraphSpec, state: Mapping[str, Tensor], x: Tensor, passes: i
 
 
 def _step(parameters: list[nn.Parameter], found: tuple[Tensor, ...]) -> None:
-    weights, slopes = (sum(float(t.detach().square().sum()) for t in tensors) ** 0.5 for tensors in (parameters, found))
+    """Moves every tensor by a hundredth of its size, or of the size that it would have with a tenth everywhere."""
     with torch.no_grad():
         for parameter, gradient in zip(parameters, found, strict=True):
-            parameter.sub_(STEP * (weights / slopes if slopes else 0.0) * gradient)
+            length = float(gradient.norm())
+            size = max(float(parameter.norm()), 0.1 * parameter.numel() ** 0.5)
+            if length:
+                parameter.sub_(STEP * size / length * gradient)
 
 
 def silent_units(found: Mapping[str, Tensor], tolerance: float = 0.0) -> Iterator[tuple[str, str, int]]:

@@ -60,11 +60,10 @@ def dead_units() -> type[Mutation]:
             self, parent: GraphSpec, state: State, child: GraphSpec, site: Site, calibration: Tensor, generator: Generator
         ) -> State:
             weights = super().transfer_at(parent, state, child, site, calibration, generator)
-            for node in child.nodes:
-                name = f"{node.id}.weight"
+            for name in [f"{node.id}.{kind}" for node in child.nodes for kind in ("weight", "bias")]:
                 if name in state and weights[name].shape[0] > state[name].shape[0]:
                     grown = torch.zeros_like(weights[name])
-                    grown[: len(state[name]), : state[name].shape[1] if grown.ndim > 1 else None] = state[name]
+                    grown[tuple(slice(0, size) for size in state[name].shape)] = state[name]
                     weights[name] = grown
             return weights
 
