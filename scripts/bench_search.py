@@ -3,7 +3,7 @@
 Usage: python scripts/bench_search.py [--data fashion|digits] [--data_root ROOT] [--minutes 10] [--seeds 0 1 2] [--methods ...] [--out CSV]
 
 Methods (all train with the same Lightning module, optimiser, schedule and loader, and count parameters alike):
-  ours       the search with inheritance, defaults
+  ours       the search with inheritance
   scratch-E  the same without inheritance, E epochs a child
   uniform    the same with uniform instead of density sampling
   random-E   random networks of a hand-written space, E epochs each
@@ -24,7 +24,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,16 +274,23 @@ def curve(points: list[Point], reference: float, *, test: bool = True) -> list[t
     return steps
 
 
-def run(method: str, data: Callable[[], pl.LightningDataModule], shape: tuple[int, ...], seed: int, budget: float) -> list[Point]:
-    """Runs one method by its name."""
+def run(
+    method: str,
+    data: Callable[[], pl.LightningDataModule],
+    shape: tuple[int, ...],
+    seed: int,
+    budget: float,
+    ours: Mapping[str, int],
+) -> list[Point]:
+    """Runs one method by its name; `ours` are the epochs of our search."""
     name, _, tail = method.rpartition("-")
     match name or method:
         case "ours":
-            return searched(data(), seed, budget)
+            return searched(data(), seed, budget, **ours)
         case "uniform":
-            return searched(data(), seed, budget, sampling="uniform")
+            return searched(data(), seed, budget, sampling="uniform", **ours)
         case "scratch":
-            return searched(data(), seed, budget, inherit=False, epochs=int(tail))
+            return searched(data(), seed, budget, inherit=False, **ours | {"epochs": int(tail)})
         case "random":
             return random_search(data(), shape, seed, budget, int(tail))
         case "nsga2":
@@ -321,6 +328,8 @@ def main() -> None:
     parser.add_argument("--data_root", default=os.environ.get("LEMONADE_DATA_ROOT", "data"))
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=3, help="of our search's children")
+    parser.add_argument("--initial_epochs", type=int, default=3, help="of our search's starting networks")
     parser.add_argument("--methods", nargs="+", default=["ours", "scratch-4", "uniform", "random-4", "random-12", "nsga2-4", "ladder-12"])
     parser.add_argument("--out", help="CSV of every evaluated network")
     settings = parser.parse_args()
@@ -329,10 +338,11 @@ def main() -> None:
     fashion = settings.data == "fashion"
     shape = (1, 28, 28) if fashion else (1, 8, 8)
     make: Callable[[], pl.LightningDataModule] = (lambda: FashionSubset(settings.data_root)) if fashion else DigitsDataModule
+    ours = {"epochs": settings.epochs, "initial_epochs": settings.initial_epochs}
     results = {}
     for seed in settings.seeds:
         for method in settings.methods:
-            points = results[method, seed] = run(method, make, shape, seed, settings.minutes * 60)
+            points = results[method, seed] = run(method, make, shape, seed, settings.minutes * 60, ours)
             ends = ", ".join(f"{curve(points, reference)[-1][1]:.4f}" for reference in REFERENCES)
             spent = f"{points[-1].seconds:.0f} s, {len(points)} networks, {sum(p.epochs for p in points)} epochs"
             best = min(points, key=lambda p: p.error)
