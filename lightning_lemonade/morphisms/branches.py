@@ -94,7 +94,7 @@ class InsertSqueezeExcite(Mutation):
 
     Global average, 1x1, ReLU, 1x1, sigmoid, product; the result is mixed with the unscaled channels by a learnt gate that starts at 1, that
     is, at the unscaled ones. Averages differ little from sample to sample, so the first bias centres them: a ReLU that sees one sign only
-    would be dead, or no ReLU.
+    would be dead, or no ReLU. The sigmoid's inputs are scaled down to about one where they are larger: it would be saturated.
 
     Attributes:
         node: an activation, pool or join over (channels, height, width) with more than one position.
@@ -136,7 +136,10 @@ class InsertSqueezeExcite(Mutation):
         ids = parent.fresh_ids(7)
         weights = state | fresh_weights(child, ids, state, generator)
         mean, variance = output_moments(child, weights, ids[1], calibration)
-        return weights | {f"{ids[1]}.bias": torch.maximum(variance.sqrt(), 0.1 * mean.abs()) - mean}
+        weights[f"{ids[1]}.bias"] = torch.maximum(variance.sqrt(), 0.1 * mean.abs()) - mean
+        mean, variance = output_moments(child, weights, ids[3], calibration)
+        weights[f"{ids[3]}.weight"] /= (mean.square() + variance).sqrt().clamp(min=1).reshape(-1, 1, 1, 1)
+        return weights
 
 
 def _check_reduction(kind: str, reduction: object) -> None:

@@ -97,3 +97,14 @@ def test_hidden_channels_of_the_excitation_see_both_signs() -> None:
 def test_wrong_arguments_are_named(arguments: dict[str, object]) -> None:
     with pytest.raises(MutationError, match=next(iter(arguments))):
         InsertBottleneck("n3", **arguments)  # type: ignore[arg-type]
+
+
+def test_the_sigmoid_of_the_excitation_is_not_saturated() -> None:
+    """Not even where nothing has normalised the channels."""
+    spec = plain_net()
+    state, x = uneven_state(spec), batch(spec, size=64)
+    state["n2.weight"] *= 1000
+    child = InsertSqueezeExcite("n3").rewrite(spec)
+    weights = InsertSqueezeExcite("n3").transfer(spec, state, child, x, generator())
+    found = record_outputs(network_with(child, weights).train(), ["n17"], x)["n17"]
+    assert (found.square().mean((0, 2, 3)).sqrt() < 1.01).all()
