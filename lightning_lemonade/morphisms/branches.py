@@ -82,7 +82,7 @@ class InsertBottleneck(Mutation):
     ) -> State:
         """See `Mutation.transfer_at`."""
         ids = parent.fresh_ids(9)
-        weights = state | fresh_weights(child, ids, state, generator)
+        weights = state | fresh_weights(child, ids, state, calibration, generator)
         last = f"{ids[-2]}.weight"
         weights[last] = torch.zeros_like(weights[last])
         return settled(child, weights, ids, calibration)
@@ -134,7 +134,7 @@ class InsertSqueezeExcite(Mutation):
     ) -> State:
         """See `Mutation.transfer_at`."""
         ids = parent.fresh_ids(7)
-        weights = state | fresh_weights(child, ids, state, generator)
+        weights = state | fresh_weights(child, ids, state, calibration, generator)
         mean, variance = output_moments(child, weights, ids[1], calibration)
         weights[f"{ids[1]}.bias"] = torch.maximum(variance.sqrt(), 0.1 * mean.abs()) - mean
         mean, variance = output_moments(child, weights, ids[3], calibration)
@@ -158,16 +158,17 @@ def _with_branch(spec: GraphSpec, node_id: str, branch: list[Op], joins: list[Op
     return spec.edit(added=nodes, rewired={node_id: end})
 
 
-def fresh_weights(child: GraphSpec, ids: list[str], state: State, generator: Generator) -> State:
+def fresh_weights(child: GraphSpec, ids: list[str], state: State, x: Tensor, generator: Generator) -> State:
     """Returns first weights for new nodes: He-normal convolutions (fan in), plain batch norms, gates at 1.
 
     Args:
         child: the graph.
         ids: its new nodes.
         state: the parent's weights, whose precision and device the new ones have.
+        x: the calibration batch, which they follow if the parent has no weights.
         generator: the source of new weights.
     """
-    like = like_weights(torch.zeros(()), state)
+    like = like_weights(x, state)
     weights: State = {}
     for new in ids:
         match child[new].op:

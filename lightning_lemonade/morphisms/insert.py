@@ -155,7 +155,7 @@ def identity_block(parent: GraphSpec, state: State, child: GraphSpec, node_id: s
             case BatchNorm2d() as op:
                 weights |= identity_batch_norm(new, mean, variance, op.eps)
             case RelaxedActivation():
-                weights[f"{new}.gate"] = like_weights(torch.ones(()), state)
+                weights[f"{new}.gate"] = like_weights(x, state).new_ones(())
     return weights
 
 

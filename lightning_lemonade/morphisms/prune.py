@@ -94,7 +94,7 @@ class PruneFilters(Shrinking):
         sizes = self._sizes(parent, site)
         producers = [node_id for group in sizes for node_id in parent.channels.groups[group].producers]
         if self.mode == "simple":
-            weights, _ = _carried(parent, state, child, largest(parent, state, sizes), generator)
+            weights, _ = carried(parent, state, child, largest(parent, state, sizes), generator)
             return reestimated(child, weights, producers, calibration)
         readers, layers = layers_below(parent, producers), layers_below(parent, producers, self.reach)
         looks = {i: ReaderMaker(parent, state, i, tuple(sizes)) for i in readers if keeps_readable(parent, i)}
@@ -104,7 +104,7 @@ class PruneFilters(Shrinking):
             kept = eliminated(made, {group: (parent.channels.groups[group].size, size) for group, size in sizes.items()})
         else:
             kept = largest(parent, state, sizes)
-        weights, maps = _carried(parent, state, child, kept, generator)
+        weights, maps = carried(parent, state, child, kept, generator)
         return solved(child, weights, [Refit(i, i, maps[i]) for i in layers], observed, producers)
 
 
@@ -118,7 +118,7 @@ def _shares(sizes: Mapping[int, int], share: float) -> dict[int, int]:
     return new
 
 
-def _carried(
+def carried(
     parent: GraphSpec, state: State, child: GraphSpec, kept: Mapping[int, Tensor], generator: Generator
 ) -> tuple[State, dict[str, Tensor]]:
     """Returns the child's weights and channel maps when these channels of groups stay."""

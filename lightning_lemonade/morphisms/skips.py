@@ -89,7 +89,7 @@ class AddSkip(Mutation):
         generator: Generator,
     ) -> State:
         """See `Mutation.transfer_at`."""
-        return state | {f"{parent.fresh_ids(1)[0]}.gate": like_weights(torch.ones(()), state)}
+        return state | {f"{parent.fresh_ids(1)[0]}.gate": like_weights(calibration, state).new_ones(())}
 
 
 @dataclass(frozen=True)
