@@ -20,23 +20,24 @@ alone, which all taps (and positions before a Flatten) share."""
 
 @dataclass
 class Reader:
-    """A layer that reads channels which may go; its least-squares weights and the inverse Gram matrix follow each removal.
+    """A layer that reads channels which may go. Its inverse Gram matrix and its least-squares weights W follow each removal.
 
     Attributes:
         inverse: (unknowns, unknowns).
-        weight: (unknowns, outputs), weighted by the outputs' importance.
+        energy: (unknowns, unknowns): W W', summed over the outputs by their importance; W itself isn't needed.
         unknowns: for each group of channels, those of each channel: (channels, unknowns of one).
     """
 
     inverse: Tensor
-    weight: Tensor
+    energy: Tensor
     unknowns: Mapping[int, Tensor]
 
     def losses(self, group: int, channels: Tensor) -> Tensor:
         """Returns what can't be reconstructed without each of some channels: (channels,)."""
         index = self.unknowns[group][channels]
-        blocks, rows = self.inverse[index[:, :, None], index[:, None, :]], self.weight[index]
-        losses: Tensor = (rows * torch.linalg.solve(blocks, rows)).sum((1, 2))
+        places = index[:, :, None], index[:, None, :]
+        shares = torch.linalg.solve(self.inverse[places], self.energy[places])
+        losses: Tensor = shares.diagonal(dim1=1, dim2=2).sum(1)
         return losses
 
     def remove(self, group: int, channel: int) -> None:
@@ -44,7 +45,8 @@ class Reader:
         index = self.unknowns[group][channel]
         columns = self.inverse[:, index]
         gain = torch.linalg.solve(self.inverse[index][:, index], columns.T)
-        self.weight -= gain.T @ self.weight[index]
+        self.energy.addmm_(gain.T, self.energy[index], alpha=-1)
+        self.energy.addmm_(self.energy[:, index], gain, alpha=-1)
         self.inverse.addmm_(columns, gain, alpha=-1)
 
 
@@ -88,33 +90,34 @@ class ReaderMaker:
 
     def __call__(self, patches: Patches, rows: Rows) -> None:
         """Looks at the layer's inputs."""
-        weight = self.state[f"{self.node_id}.weight"].double()
+        weight = self.state[f"{self.node_id}.weight"]
         outputs, features, taps = len(weight), patches.channels, patches.taps
         repeats = {segment.repeat for segment in self._segments()}
         spread = repeats.pop() if len(repeats) == 1 else 1
         shared = (features * taps > MOST_UNKNOWNS or rows.fitted < 2 * features * taps) and spread * taps > 1
         times = spread * taps if shared else 1  # unknowns that share one row and column of the Gram matrix
         gram = _Shared(patches, spread).gram(rows) if shared else centred_gram(patches, rows)
-        grouped = weight.reshape(outputs, -1, times)
-        grouped = grouped * self._scale(gram, grouped)[:, None, None]
-        unknowns = grouped.permute(1, 2, 0).reshape(len(gram), -1).contiguous()
-        self.made = Reader(_inverse(gram), unknowns, {g: self._unknowns(g, shared, taps) for g in self.groups})
+        unknowns = weight.reshape(outputs, -1, times).permute(1, 2, 0).flatten(1).double()  # (unknowns, times * outputs)
+        unknowns = unknowns * self._scale(gram, unknowns, outputs).repeat(times)
+        energy = unknowns @ unknowns.T
+        self.made = Reader(_inverse(gram), energy, {g: self._unknowns(g, shared, taps) for g in self.groups})
 
     def _segments(self) -> Sequence[Segment]:
         """Returns the segments of what the layer reads."""
         return self.spec.channels.segments[self.spec[self.node_id].inputs[0]]
 
-    def _scale(self, gram: Tensor, weight: Tensor) -> Tensor:
+    def _scale(self, gram: Tensor, unknowns: Tensor, outputs: int) -> Tensor:
         """Returns the weight of each output's error: what a batch norm multiplies it by; without one, one over the outputs' deviation.
 
         Args:
             gram: (unknowns, unknowns), centred.
-            weight: (outputs, unknowns, times).
+            unknowns: (unknowns, times * outputs).
+            outputs: how many there are.
         """
         if norm_behind(self.spec, self.node_id) is not None:
             return importance(self.spec, self.state, self.node_id).double()
-        energy = torch.einsum("oun,uv,ovn->o", weight, gram, weight).mean()
-        return torch.where(energy > 0, energy.rsqrt(), 1.0).expand(len(weight))
+        energy = ((gram @ unknowns) * unknowns).sum() / outputs
+        return torch.where(energy > 0, energy.rsqrt(), 1.0).expand(outputs)
 
     def _unknowns(self, group: int, shared: bool, taps: int) -> Tensor:
         """Returns which unknowns belong to each channel of a group: (channels, unknowns of one)."""
@@ -130,7 +133,7 @@ class ReaderMaker:
 
 def centred_gram(patches: Patches, rows: Rows) -> Tensor:
     """Returns the Gram matrix of what a layer reads, less its mean: (columns, columns)."""
-    gram, _, sums = moments(patches, rows, patches.windows.new_zeros((len(rows), 0), dtype=torch.float64))
+    gram, _, sums = moments(patches, rows, patches.x.new_zeros((len(rows), 0), dtype=torch.float64))
     centre(gram, sums, rows.fitted)
     return gram[0]
 

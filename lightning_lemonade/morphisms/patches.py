@@ -5,15 +5,14 @@ from math import prod
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import pad
 
 from lightning_lemonade.graph import Conv2d, Linear
 from lightning_lemonade.graph.ops import Shape
 
-FEWEST_ROWS, MOST_ROWS, ROWS_PER_COLUMN = 4096, 8192, 10
-"""A regression sees ten rows for each unknown of an output, but never fewer than the first and more than the second number (if there are
+FEWEST_ROWS, MOST_ROWS, ROWS_PER_COLUMN = 4096, 8192, 3
+"""A regression sees three rows for each unknown of an output, but never fewer than the first and more than the second number (if there are
 so many). Source: ours."""
-CHUNK = 1 << 22
+CHUNK = 1 << 19
 """Most numbers that are gathered at once."""
 
 
@@ -81,7 +80,7 @@ def sample_rows(shape: Shape, columns: int, split: Split, generator: Generator) 
 
 
 class Patches:
-    """The windows that a layer's filters see, taken at some positions only, without unfolding the whole input.
+    """The windows that a layer's filters see, taken at some positions only, without unfolding or padding the whole input.
 
     Args:
         x: what the layer reads: (batch, channels, height, width), or (batch, features).
@@ -89,25 +88,29 @@ class Patches:
     """
 
     def __init__(self, x: Tensor, op: Conv2d | Linear) -> None:
+        self.x, self.op = x, op
         self.channels = x.shape[1]
-        if isinstance(op, Linear):
-            self.taps, self.windows = 1, x[:, None, None, :, None, None]
-            return
-        (kh, kw), (sh, sw), (dh, dw), (ph, pw) = op.kernel_size, op.stride, op.dilation, op.padding
-        padded = pad(x, (pw, pw, ph, ph)).contiguous()
-        _, _, height, width = padded.shape
-        down, across = (height - dh * (kh - 1) - 1) // sh + 1, (width - dw * (kw - 1) - 1) // sw + 1
-        image, channel, row, column = padded.stride()
-        self.taps = kh * kw
-        self.windows = padded.as_strided(
-            (len(x), down, across, self.channels, kh, kw),
-            (image, row * sh, column * sw, channel, row * dh, column * dw),
-        )
+        self.taps = 1 if isinstance(op, Linear) else prod(op.kernel_size)
 
     def take(self, rows: Rows, part: slice, channels: slice = slice(None)) -> Tensor:
         """Returns windows in double precision: (rows of the part, channels, taps)."""
-        taken = self.windows[..., channels, :, :][rows.sample[part], rows.y[part], rows.x[part]]
-        return taken.flatten(2).double()
+        x, sample = self.x[:, channels], rows.sample[part]
+        if isinstance(self.op, Linear):
+            return x[sample].double()[:, :, None]
+        y, inside_y = self._steps(rows.y[part], 0)
+        across, inside_x = self._steps(rows.x[part], 1)
+        taken = x[sample[:, None, None], :, y[:, :, None], across[:, None, :]].double()  # (rows, height, width, channels)
+        if max(self.op.padding):
+            taken *= (inside_y[:, :, None] & inside_x[:, None, :]).to(taken.device)[..., None]
+        return taken.flatten(1, 2).mT
+
+    def _steps(self, position: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """Returns where a window's taps lie along one side, moved into the image (rows, taps), and whether they did."""
+        assert isinstance(self.op, Conv2d)
+        taps = torch.arange(self.op.kernel_size[side]) * self.op.dilation[side] - self.op.padding[side]
+        place = position[:, None] * self.op.stride[side] + taps
+        moved = place.clamp(0, self.x.shape[2 + side] - 1)
+        return moved, moved == place
 
 
 def chunks(begin: int, end: int, columns: int) -> list[slice]:

@@ -1,6 +1,6 @@
 """Narrower networks: filters go, and what reads them is solved for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,16 +96,23 @@ class PruneFilters(Shrinking):
         if self.mode == "simple":
             weights, _ = carried(parent, state, child, largest(parent, state, sizes), generator)
             return reestimated(child, weights, producers, calibration)
-        readers, layers = layers_below(parent, producers), layers_below(parent, producers, self.reach)
-        looks = {i: ReaderMaker(parent, state, i, tuple(sizes)) for i in readers if keeps_readable(parent, i)}
-        observed = observe(parent, state, calibration, layers, generator, looks if self.mode == "best" else None)
-        if self.mode == "best":
+        layers = layers_below(parent, producers, self.reach)
+        looks = self._looks(parent, state, producers, tuple(sizes))
+        observed = observe(parent, state, calibration, layers, generator, looks)
+        if looks:
             made = [look.made for look in looks.values() if look.made is not None]
+            looks.clear()
             kept = eliminated(made, {group: (parent.channels.groups[group].size, size) for group, size in sizes.items()})
+            made.clear()
         else:
             kept = largest(parent, state, sizes)
         weights, maps = carried(parent, state, child, kept, generator)
         return solved(child, weights, [Refit(i, i, maps[i]) for i in layers], observed, producers)
+
+    def _looks(self, parent: GraphSpec, state: State, producers: Sequence[str], groups: Sequence[int]) -> dict[str, ReaderMaker]:
+        """Returns what looks at the inputs of those that read the channels; nothing if channels are chosen by norm."""
+        readers = layers_below(parent, producers) if self.mode == "best" else []
+        return {i: ReaderMaker(parent, state, i, groups) for i in readers if keeps_readable(parent, i)}
 
 
 def _shares(sizes: Mapping[int, int], share: float) -> dict[int, int]:

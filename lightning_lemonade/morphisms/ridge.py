@@ -14,7 +14,7 @@ STEPS = 4
 exactly, whereas duplicated and dead channels stay where they are."""
 ROUNDING = 1e-12
 """What a centred Gram matrix may have lost to rounding, relative to the mean of its diagonal before."""
-MOST_COLUMNS = 2304
+MOST_COLUMNS = 1152
 """Larger systems are solved in blocks of this many unknowns for each output, one after the other, so that memory stays bounded."""
 
 
@@ -72,30 +72,34 @@ def refit(problem: Problem) -> tuple[Tensor, Tensor] | None:
         The new weight, in the old one's shape and precision, and what the outputs have to be shifted by (outputs,). None if there is
         nothing to correct, or the held-out rows show no gain.
     """
-    rows, groups = problem.rows, problem.groups
-    outputs = len(problem.weight)
-    old = problem.weight.double().reshape(groups, outputs // groups, -1).mT
-    if problem.patches.channels * problem.patches.taps // groups != old.shape[1]:
+    rows, groups, outputs = problem.rows, problem.groups, len(problem.weight)
+    if problem.patches.channels * problem.patches.taps * outputs // groups != problem.weight.numel():
         raise ValueError(f"a weight of {tuple(problem.weight.shape)} doesn't fit {problem.patches.channels} channels")
-    target = problem.target.double()
-    residual = target - (0 if problem.bias is None else problem.bias.double())
-    before = _subtracted(problem, residual, old, slice(None))
+    weight = problem.weight.to(torch.float64, copy=True).reshape(groups, outputs // groups, -1).mT
+    residual = problem.target.to(torch.float64, copy=True)
+    if problem.bias is not None:
+        residual -= problem.bias.double()
+    energy = residual[: rows.fitted].square().sum()
+    _subtract(problem, residual, weight, slice(None))
     eps = 10 * torch.finfo(problem.weight.dtype).eps
-    if not before[: rows.fitted].square().sum() > eps**2 * target[: rows.fitted].square().sum():
+    if not residual[: rows.fitted].square().sum() > eps**2 * energy:
         return None
-    new, after = old.clone(), before
-    for _ in range(1 if len(_blocks(problem)) == 1 else 2):
-        for channels, columns in _blocks(problem):
-            change = _solved(problem, after, channels)
-            new[:, columns] += change
-            after = _subtracted(problem, after, change, channels)
-    shift = after[: rows.fitted].mean(0) if problem.free_mean else after.new_zeros(outputs)
-    held = slice(rows.fitted, None)
-    errors = [(error.square() * problem.importance.double().square()).sum() for error in (before[held], after[held] - shift)]
-    if not errors[1] < errors[0]:
+    before = _held_error(problem, residual)
+    blocks = _blocks(problem)
+    for channels, columns in blocks if len(blocks) == 1 else 2 * blocks:
+        change = _solved(problem, residual, channels)
+        weight[:, columns] += change
+        _subtract(problem, residual, change, channels)
+    shift = residual[: rows.fitted].mean(0) if problem.free_mean else residual.new_zeros(outputs)
+    residual -= shift
+    if not _held_error(problem, residual) < before:
         return None
-    weight = new.mT.reshape(problem.weight.shape).to(problem.weight.dtype)
-    return weight.contiguous(), shift.to(problem.weight.dtype)
+    return weight.mT.reshape(problem.weight.shape).to(problem.weight.dtype).contiguous(), shift.to(problem.weight.dtype)
+
+
+def _held_error(problem: Problem, residual: Tensor) -> Tensor:
+    """Returns the weighted squared error on the rows that are held out."""
+    return (residual[problem.rows.fitted :] * problem.importance.double()).square().sum()
 
 
 def _blocks(problem: Problem) -> list[tuple[slice, slice]]:
@@ -112,13 +116,11 @@ def grouped(windows: Tensor, groups: int) -> Tensor:
     return windows.reshape(len(windows), groups, -1).transpose(0, 1)
 
 
-def _subtracted(problem: Problem, residual: Tensor, weight: Tensor, channels: slice) -> Tensor:
-    """Returns a residual (rows, outputs) less what some channels contribute with weights (groups, columns, outputs of a group)."""
-    left = torch.empty_like(residual)
+def _subtract(problem: Problem, residual: Tensor, weight: Tensor, channels: slice) -> None:
+    """Takes off a residual (rows, outputs), in place, what some channels make with weights (groups, columns, outputs of a group)."""
     for part in chunks(0, len(problem.rows), weight.shape[0] * weight.shape[1]):
         made = grouped(problem.patches.take(problem.rows, part, channels), problem.groups) @ weight
-        left[part] = residual[part] - made.transpose(0, 1).flatten(1)
-    return left
+        residual[part] -= made.transpose(0, 1).flatten(1)
 
 
 def _solved(problem: Problem, residual: Tensor, channels: slice) -> Tensor:

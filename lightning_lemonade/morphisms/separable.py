@@ -9,12 +9,14 @@ from lightning_lemonade.errors import MutationError
 from lightning_lemonade.graph import Conv2d, GraphSpec, Node
 from lightning_lemonade.morphisms.base import Site
 from lightning_lemonade.morphisms.patches import Patches, chunks
-from lightning_lemonade.morphisms.ridge import MOST_COLUMNS, centre, moments, ridge_change
+from lightning_lemonade.morphisms.ridge import centre, moments, ridge_change
 from lightning_lemonade.morphisms.solve import Observed, Refit, Shrinking, importance, layers_below, norm_behind, observe, shifted, solved
 from lightning_lemonade.morphisms.state import State, reestimated
 
 ROUNDS = 5
 """How often depthwise and pointwise kernels are solved for in turn."""
+MOST_UNKNOWNS = 2304
+"""For more taps of a depthwise convolution, over all channels, the pointwise one alone is solved for, so that memory stays bounded."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class RefitPair:
         pointwise: what reads it.
         target: the parent's convolution.
         rounds: how often both are solved for in turn; the pointwise one alone is solved for once more, in the end. Where the convolution
-            has more than `MOST_COLUMNS` inputs, the pointwise one alone is.
+            has more than `MOST_UNKNOWNS` inputs, the pointwise one alone is.
     """
 
     node: str
@@ -153,7 +155,7 @@ class RefitPair:
     def _fitted(self, pair: "Pair", patches: Patches, observed: Observed, target: Tensor, free_mean: bool) -> "Pair":
         """Solves for the pair."""
         rows = observed.rows[self.target]
-        if patches.channels * patches.taps > MOST_COLUMNS:
+        if patches.channels * patches.taps > MOST_UNKNOWNS:
             return _pointwise_alone(pair, patches, observed, self.target, target, free_mean)
         gram, cross, sums = (moment[0] for moment in moments(patches, rows, target))
         if free_mean:
