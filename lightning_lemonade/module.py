@@ -25,6 +25,8 @@ class Training:
         momentum: of SGD (Nesterov).
         weight_decay: on all weights but learnt gates (of Mix and of relaxed activations).
         warmup: share of the steps that the warm-up takes.
+        gradient_clip: largest norm of a step's gradient; None leaves it as it is. Weights that were solved for lie where a step at the
+            from-scratch rate can be too large.
     """
 
     epochs: int = 3
@@ -33,9 +35,10 @@ class Training:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup: float = 0.1
+    gradient_clip: float | None = 1.0
 
 
-PAPER_TRAINING = Training(epochs=20, initial_epochs=20, learning_rate=0.01, warmup=0.0)
+PAPER_TRAINING = Training(epochs=20, initial_epochs=20, learning_rate=0.01, warmup=0.0, gradient_clip=None)
 """The paper's schedule (section 5): 20 epochs, cosine from 0.01 to 0."""
 
 

@@ -326,12 +326,13 @@ class _Run:
             self._emit_candidate("on_candidate_start", child.id)
             evaluation = self.ranks.evaluate(self.evaluator, self._request(child))
             with timed(seconds, "record"):
-                recorded = self.history.record(evaluation.outcome, evaluation.weights, starts=after.id if after else None)
-            self.total_epochs += recorded.epochs
-            self._emit("on_candidate_failed" if recorded.failure else "on_candidate_end", recorded)
-            for phase, spent in evaluation.outcome.seconds.items():
-                seconds[phase] += spent
+                self.history.record(evaluation.outcome, evaluation.weights, starts=after.id if after else None)
             outcomes.append(evaluation.outcome)
+            self._emit_candidate("on_candidate_failed" if outcomes[-1].failure else "on_candidate_end", child.id)
+        for outcome in outcomes:
+            self.total_epochs += sum(result.epochs for result in outcome.tasks.values())
+            for phase, spent in outcome.seconds.items():
+                seconds[phase] += spent
         changed = self.search.tell(outcomes)
         failed = sum(outcome.failure is not None for outcome in outcomes)
         seconds["other"] = max(0.0, time.perf_counter() - began - sum(seconds.values()))

@@ -99,6 +99,7 @@ def bare_loop(history: History) -> float:
             for x, y in loader:
                 optimiser.zero_grad()
                 nn.functional.cross_entropy(network(x), y).backward()
+                nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip or float("inf"))
                 optimiser.step()
                 schedule.step()
         validate(network, data)

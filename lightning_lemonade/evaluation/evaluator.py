@@ -121,8 +121,9 @@ class Evaluator:
         for task, data in self.tasks.items():
             with timed(seconds, "inherit"):
                 module = self.factory(child.spec, self.training)
-                initialise(module.network)
-                if request.parent is not None:
+                if request.parent is None:
+                    initialise(module.network)
+                else:
                     load_state(module.network, self._inherited(request, request.parent, task))
                 for objective in self.objectives:
                     if isinstance(objective, SpecObjective):
@@ -137,7 +138,9 @@ class Evaluator:
             try:
                 with timed(seconds, "fit"):
                     self._introduce(heirs, module, request, task)
-                    arguments = self._arguments() | {"max_epochs": epochs, "limit_val_batches": 0}
+                    # a module that steps its optimisers itself clips by itself, too
+                    clip = {"gradient_clip_val": self.training.gradient_clip if module.automatic_optimization else None}
+                    arguments = clip | self._arguments() | {"max_epochs": epochs, "limit_val_batches": 0}
                     pl.Trainer(**arguments, callbacks=[watch, *callbacks]).fit(module, datamodule=data)
                 if not watch.images:
                     raise ConfigurationError("the training saw no batch: see train_dataloader's batch size and limit_train_batches")
@@ -171,9 +174,7 @@ class Evaluator:
         state = dict(request.weights[task])
         generator = Generator().manual_seed(derived_seed(self.seed, "inherit", request.child.id))
         for mutation in request.child.mutations:
-            after = mutation.rewrite(spec)
-            state = mutation.transfer(spec, state, after, self.calibration[task], generator)
-            spec = after
+            spec, state = mutation.descend(spec, state, self.calibration[task], generator)
         return state
 
     def _introduce(self, heirs: Sequence[Heir], module: LemonadeModule, request: EvaluationRequest, task: str) -> None:

@@ -19,7 +19,7 @@ from lightning_lemonade.history.rows import child_row, error_number, generation_
 from lightning_lemonade.history.schema import SCHEMA_VERSION, CandidateRow, ObjectiveRow, RunRow
 from lightning_lemonade.history.weights import FOLDER, weights_name, write_weights
 from lightning_lemonade.morphisms import State
-from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord
+from lightning_lemonade.records import GenerationRecord, ObjectiveRecord
 from lightning_lemonade.search.candidate import Child, Outcome
 
 UNFINISHED = ("accepted", "running")
@@ -103,7 +103,7 @@ class History(Reader):
         with self._writing() as session:
             self._unfinished(session, candidate_id).state = "running"
 
-    def record(self, outcome: Outcome, weights: Mapping[str, State], *, starts: int | None = None) -> CandidateRecord:
+    def record(self, outcome: Outcome, weights: Mapping[str, State], *, starts: int | None = None) -> None:
         """Records what an evaluation gave: first the weights, durably, then everything else in one commit.
 
         What the parent's training cost counts to a child's cumulative cost if the child inherited its weights, which the start error of a
@@ -113,9 +113,6 @@ class History(Reader):
             outcome: values or a failure. A failed child keeps its spec objectives only; what its training cost is recorded all the same.
             weights: the trained state dict by task; ignored for a failed child.
             starts: another child whose evaluation begins now; a commit takes the disk's time, and so this saves one.
-
-        Returns:
-            The child as recorded.
 
         Raises:
             HistoryError: if the child is unknown or finished already, an evaluated one lacks an objective, a task or its weights, a value
@@ -142,7 +139,6 @@ class History(Reader):
                 row.cumulative_images += parent.cumulative_images
             if starts is not None:
                 self._unfinished(session, starts).state = "running"
-        return self.candidate(outcome.id)
 
     def record_generation(self, record: GenerationRecord) -> None:
         """Records a finished generation and the population after it.

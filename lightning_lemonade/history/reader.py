@@ -130,7 +130,17 @@ class Reader:
                 for row in session.scalars(select(ValueRow).order_by(ValueRow.candidate, ValueRow.objective))
             ]
             results = [
-                [row.candidate, row.task, repr(row.start_error), repr(row.test_error), row.metrics, row.epochs, row.images, row.sha256]
+                [
+                    row.candidate,
+                    row.task,
+                    repr(row.start_error),
+                    repr(row.test_error),
+                    row.metrics,
+                    row.epochs,
+                    row.images,
+                    row.teacher_images,
+                    row.sha256,
+                ]
                 for row in session.scalars(select(TaskResultRow).order_by(TaskResultRow.candidate, TaskResultRow.task))
             ]
         generations = [

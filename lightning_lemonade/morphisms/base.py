@@ -160,17 +160,26 @@ class Mutation(ABC):
         Raises:
             MutationError: if `child` isn't what this mutation makes of `parent`, or the calibration batch doesn't fit `parent`.
         """
-        steps = self._steps(parent)
-        if steps[-1][2] != child:
+        made, weights = self.descend(parent, state, calibration, generator)
+        if made != child:
             raise MutationError(f"{shown(str(self))}: the child's graph isn't what this mutation makes of the parent's")
+        return weights
+
+    def descend(self, parent: GraphSpec, state: Mapping[str, Tensor], calibration: Tensor, generator: Generator) -> tuple[GraphSpec, State]:
+        """Returns the child's graph and its weights: `rewrite` and `transfer` in one, without doing the former twice.
+
+        Raises:
+            MutationError: see both.
+        """
         if len(calibration) < 2 or tuple(calibration.shape[1:]) != parent.input_shape:
             given, wanted = tuple(calibration.shape), ", ".join(map(str, parent.input_shape))
             raise MutationError(f"the calibration batch must have the shape (2 or more, {wanted}), got {given}")
         weights = dict(state)
         with torch.no_grad():
-            for site, before, after in steps:
-                weights = self.transfer_at(before, weights, after, site, calibration, generator)
-        return weights
+            child = parent
+            for site, before, child in self._steps(parent):
+                weights = self.transfer_at(before, weights, child, site, calibration, generator)
+        return child, weights
 
     def apply(self, network: fx.GraphModule, calibration: Tensor, generator: Generator) -> fx.GraphModule:
         """Returns a changed copy of a network, in its precision and on its device; the network itself stays. For use without a search.
@@ -184,9 +193,8 @@ class Mutation(ABC):
             MutationError: if the change doesn't apply.
         """
         parent = spec_of(network)
-        child = self.rewrite(parent)
         state = {name: tensor.detach() for name, tensor in network.state_dict().items()}
-        changed = network_with(child, self.transfer(parent, state, child, calibration, generator))
+        changed = network_with(*self.descend(parent, state, calibration, generator))
         return changed.train(network.training)
 
     def to_dict(self) -> dict[str, Any]:

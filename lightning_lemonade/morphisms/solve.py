@@ -240,13 +240,14 @@ def solved(child: GraphSpec, weights: State, jobs: Sequence[Job], observed: Obse
         for name, tensor in found.items():
             _put(network, name, tensor)
 
-    for job in jobs:
-        network.get_submodule(job.node).register_forward_pre_hook(partial(before, job))
+    hooks = [network.get_submodule(job.node).register_forward_pre_hook(partial(before, job)) for job in jobs]
     with torch.no_grad():
         logits = network(observed.x)[observed.split.held]
+    for hook in hooks:
+        hook.remove()
     below = descendants(child, [*changed, *(job.node for job in jobs)])
     norms = [node.id for node in child.nodes if isinstance(node.op, BatchNorm2d) and node.id in below]
-    return result | _measured(bound(child, result), norms, observed, divergence(observed.logits, logits)) if norms else result
+    return result | _measured(network, norms, observed, divergence(observed.logits, logits)) if norms else result
 
 
 def _put(network: nn.Module, name: str, tensor: Tensor) -> None:

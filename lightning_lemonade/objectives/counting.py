@@ -1,8 +1,9 @@
-"""The counter of record for multiply-adds: fvcore, on a copy of the network."""
+"""The counter of record for multiply-adds: fvcore."""
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -20,8 +21,8 @@ def count_macs(network: nn.Module, input_shape: Sequence[int]) -> int:
     """Counts the multiply-adds of one forward pass for one sample.
 
     A fused multiply-add is 1. A batch norm counts 2 for each element (eval mode), an adaptive average 1 for each input element; biases,
-    activations, sums, products and other pools are free. The count runs on a copy on the CPU in eval mode, so the network and its
-    statistics stay as they are.
+    activations, sums, products and other pools are free. The count runs on the CPU, on a copy if the network isn't there, and in eval
+    mode, in which the statistics of batch norms stay as they are.
 
     Args:
         network: maps (batch, *input_shape) to its output.
@@ -37,11 +38,12 @@ def count_macs(network: nn.Module, input_shape: Sequence[int]) -> int:
         warnings.simplefilter("ignore")  # importing fvcore and tracing emit deprecation warnings of torch.jit
         from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 (its import is slow and noisy)
 
-        copied = copy.deepcopy(network).to("cpu").eval()
-        first = next((p for p in copied.parameters() if p.is_floating_point()), None)
+        if any(tensor.device.type != "cpu" for tensor in network.state_dict().values()):
+            network = copy.deepcopy(network).to("cpu")
+        first = next((p for p in network.parameters() if p.is_floating_point()), None)
         sample = torch.zeros(1, *input_shape, dtype=torch.float32 if first is None else first.dtype)
-        with torch.enable_grad():  # under no_grad, fvcore counts no attention
-            analysis = FlopCountAnalysis(copied, sample)
+        with _evaluating(network), torch.enable_grad():  # under no_grad, fvcore counts no attention
+            analysis = FlopCountAnalysis(network, sample)
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             analysis.set_op_handle(**{f"aten::{name}": None for name in _FREE})
             total = int(analysis.total())
@@ -49,3 +51,15 @@ def count_macs(network: nn.Module, input_shape: Sequence[int]) -> int:
     if unknown:
         raise ObjectiveError(f"multiply-adds: fvcore can't count {', '.join(sorted(unknown))}; the figure would be too low")
     return total
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Puts a network into eval mode for a block, and each of its modules back into its own mode."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -73,7 +73,8 @@ def test_a_parents_cost_counts_where_its_weights_were_inherited(
     history.accept([child(1, convnet(8), 0, 1)])
     assert history.candidate(1).cumulative_epochs == 0
     given = outcome(1, 0.5, convnet(8), 2, start_error)
-    record = history.record(replace(given, failure=failure, values={} if failure else given.values), {"": state_of(convnet(8), 0)})
+    history.record(replace(given, failure=failure, values={} if failure else given.values), {"": state_of(convnet(8), 0)})
+    record = history.candidate(given.id)
     assert (record.epochs, record.cumulative_epochs) == (2, cumulative)
     assert (record.images, record.cumulative_images) == (200, 100 * cumulative)
 
@@ -81,7 +82,8 @@ def test_a_parents_cost_counts_where_its_weights_were_inherited(
 def test_a_child_that_failed_before_its_training_cost_nothing_but_time(tmp_path: Path) -> None:
     history = record_run(tmp_path)
     history.accept([child(4, convnet(7), 2, 2)])
-    record = history.record(Outcome(4, failure=Failure("exception", "no memory"), seconds={"inherit": 0.5}), {})
+    history.record(Outcome(4, failure=Failure("exception", "no memory"), seconds={"inherit": 0.5}), {})
+    record = history.candidate(4)
     assert (record.epochs, record.images, record.cumulative_epochs, record.cumulative_images) == (0, 0, 0, 0)
     assert (record.start_error, record.seconds) == (None, {"inherit": 0.5})
 
@@ -94,7 +96,8 @@ def test_states_go_from_accepted_to_running_to_evaluated(tmp_path: Path) -> None
     history.start(0)  # a retry
     assert history.candidate(0).state == "running"
     assert history.front() == []
-    record = history.record(outcome(0, 0.5, convnet()), {"": state_of(convnet(), 0)})
+    history.record(outcome(0, 0.5, convnet()), {"": state_of(convnet(), 0)})
+    record = history.candidate(0)
     assert record.state == "evaluated"
     assert record == history.candidate(0)
     for again in (lambda: history.start(0), lambda: history.record(outcome(0, 0.5, convnet()), {"": state_of(convnet(), 0)})):
@@ -131,7 +134,8 @@ def test_several_tasks_have_their_own_weights_and_the_first_ones_errors_count(tm
     history.accept([child(0, convnet())])
     first, second = state_of(convnet(), 0), state_of(convnet(), 1)
     results = {"../coarse": TaskResult(0.9, {}, 2, 20), "fine/grained": TaskResult(0.8, {}, 3, 30)}
-    record = history.record(replace(outcome(0, 0.5, convnet()), tasks=results), {"fine/grained": first, "../coarse": second})
+    history.record(replace(outcome(0, 0.5, convnet()), tasks=results), {"fine/grained": first, "../coarse": second})
+    record = history.candidate(0)
     assert (record.start_error, record.epochs, record.images) == (0.8, 5, 50)
     history.record_test_errors({0: {"../coarse": 0.7, "fine/grained": 0.6}})
     assert history.candidate(0).test_error == 0.6
@@ -155,7 +159,8 @@ def test_numbers_of_numpy_are_stored_as_numbers(tmp_path: Path) -> None:
 def test_a_start_error_that_is_no_number_isnt_taken_for_none(tmp_path: Path) -> None:
     history = create(tmp_path)
     history.accept([child(0, convnet())])
-    assert history.record(outcome(0, 0.5, convnet(), start_error=math.nan), {"": state_of(convnet(), 0)}).start_error == math.inf
+    history.record(outcome(0, 0.5, convnet(), start_error=math.nan), {"": state_of(convnet(), 0)})
+    assert history.candidate(0).start_error == math.inf
 
 
 def test_incomplete_outcomes_are_refused_and_leave_the_child_as_it_was(tmp_path: Path) -> None:
