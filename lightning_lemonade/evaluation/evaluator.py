@@ -161,7 +161,7 @@ class Evaluator:
     def test(self, request: TestRequest) -> dict[str, float]:
         """Returns the error on the test split by task, for tasks that have one."""
         errors = {}
-        with seeded(derived_seed(self.seed, "test")):
+        with quiet(), seeded(derived_seed(self.seed, "test")):
             for task, data in self.tasks.items():
                 if data.has_test:
                     module = self.factory(request.spec, self.training)
@@ -194,8 +194,7 @@ class Evaluator:
     def metrics(self, module: LemonadeModule, data: TaskData, split: Literal["val", "test"] = "val") -> dict[str, float]:
         """Returns a module's metrics on a split (`val` or `test`) by name."""
         data.evaluated_split = split
-        with quiet():
-            results = self._validator.validate(module, datamodule=data, verbose=False)
+        results = self._validator.validate(module, datamodule=data, verbose=False)
         metrics = {name: float(value) for result in results for name, value in result.items()}
         if "val_error" not in metrics:
             raise ConfigurationError(f"the module logs no val_error in validation, but {', '.join(metrics) or 'nothing'}: log it, too")

@@ -181,7 +181,7 @@ class History(Reader):
         if not self._writable:
             raise HistoryError(f"{self.run_dir} is open for reading only: only the search that runs in it may write")
         try:
-            with Session(self._engine) as session, session.begin():
+            with Session(self._engine, autoflush=False) as session, session.begin():  # no query here reads what was just changed
                 yield session
         except SQLAlchemyError as error:
             raise HistoryError(f"{self.run_dir / DATABASE} can't be written: {cause(error)}") from error

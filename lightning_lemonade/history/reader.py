@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from lightning_lemonade.errors import HistoryError, LemonadeError
 from lightning_lemonade.graph import GraphSpec
@@ -95,7 +95,8 @@ class Reader:
     def generations(self) -> list[GenerationRecord]:
         """Returns the finished generations in order."""
         with self._reading() as session:
-            return [generation_record(row) for row in session.scalars(select(GenerationRow).order_by(GenerationRow.index))]
+            query = select(GenerationRow).order_by(GenerationRow.index).options(selectinload("*"))
+            return [generation_record(row) for row in session.scalars(query)]
 
     def weights(self, candidate_id: int, task: str = "", which: str = "raw") -> State:
         """Returns a candidate's trained weights.
@@ -180,7 +181,7 @@ class Reader:
 
     def _records(self, session: Session, ids: Collection[int] | None = None) -> list[CandidateRecord]:
         """Reads candidates by id; all of them for None."""
-        query = select(CandidateRow).order_by(CandidateRow.id)
+        query = select(CandidateRow).order_by(CandidateRow.id).options(selectinload("*"))  # a query for each kind of part, not each row
         rows = session.scalars(query if ids is None else query.where(CandidateRow.id.in_(ids)))
         front, keys = _front_ids(session), [objective.key for objective in self.objectives]
         return [candidate_record(row, self._spec(row), keys=keys, task=self.tasks[0], in_front=row.id in front) for row in rows]

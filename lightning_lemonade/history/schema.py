@@ -9,7 +9,7 @@ SCHEMA_VERSION = 1
 """Counts up with every change of a table."""
 APPLICATION_ID = 0x4C454D4F
 """SQLite's `application_id` of our databases: "LEMO"."""
-_PARTS: dict[str, Any] = {"lazy": "selectin", "cascade": "all, delete-orphan"}
+_PARTS: dict[str, Any] = {"cascade": "all, delete-orphan"}
 
 
 class Base(DeclarativeBase):

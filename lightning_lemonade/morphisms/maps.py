@@ -14,10 +14,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lightning_lemonade.errors import MutationError
-from lightning_lemonade.graph import Concat, Conv2d, Flatten, GraphSpec, Input, Linear, Node
+from lightning_lemonade.graph import BatchNorm2d, Concat, Conv2d, Flatten, GraphSpec, Input, Linear, Node
 from lightning_lemonade.morphisms.state import State, as_calibrating, like_weights, network_with
 
 NEW = -1
+LEARNING = Conv2d | Linear | BatchNorm2d
+"""Ops that hold weights or statistics for each channel."""
 SILENCE = 0.01
 """The bias of a new filter where all others are zero. It is above zero, so that a filter lives where it only sees padding, too."""
 Init = Literal["scaled", "he"]
@@ -215,10 +217,12 @@ def settle(child: GraphSpec, weights: State, maps: Mapping[str, Tensor], x: Tens
         maps: see `propagate`.
         x: the calibration batch (batch, *input shape).
     """
-    fresh = {node_id: mapping == NEW for node_id, mapping in maps.items() if (mapping == NEW).any()}
+    fresh = {i: mapping == NEW for i, mapping in maps.items() if isinstance(child[i].op, LEARNING) and (mapping == NEW).any()}
+    if not fresh:
+        return weights
     network = as_calibrating(network_with(child, weights))
     for node_id, new in fresh.items():
-        if isinstance(child[node_id].op, Conv2d | Linear):
+        if not isinstance(child[node_id].op, BatchNorm2d):
             network.get_submodule(node_id).register_forward_hook(partial(_turn_silent, new))
     with torch.no_grad():
         network(like_weights(x, weights))
