@@ -46,10 +46,10 @@ from lightning_lemonade.morphisms import (
 )
 from lightning_lemonade.morphisms import prune as prune_module
 from lightning_lemonade.morphisms.choice import ReaderMaker
+from lightning_lemonade.morphisms.moments import reestimated
 from lightning_lemonade.morphisms.prune import carried, largest
 from lightning_lemonade.morphisms.separable import RefitPair
 from lightning_lemonade.morphisms.solve import Refit, divergence, layers_below, observe, solved
-from lightning_lemonade.morphisms.state import reestimated
 from lightning_lemonade.spaces.operators import random_mutation
 
 Way = Callable[["Case", Mutation], nn.Module]
@@ -102,7 +102,7 @@ def kept_channels(choose: Callable[[Case, GraphSpec, dict[int, int]], dict[int, 
         layers = layers_below(spec, producers)
         weights, maps = carried(spec, state, child, choose(case, spec, sizes), case.generator())
         if refit:
-            observed = observe(spec, state, case.calibration, layers, case.generator())
+            observed = observe(spec, state, child, case.calibration, layers, case.generator())
             weights = solved(child, weights, [Refit(i, i, maps[i]) for i in layers], observed, producers)
         return network_with(child, weights)
 

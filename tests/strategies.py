@@ -3,11 +3,13 @@
 import random
 from dataclasses import replace
 
+from torch import Tensor, fx
+
 from lightning_lemonade.graph import GraphSpec, Node, ops
 from lightning_lemonade.testing.graphs import ACTIVATION_NAMES, random_spec
 from lightning_lemonade.testing.strategies import specs
 
-__all__ = ["ACTIVATION_NAMES", "chain", "graph", "named", "near_misses", "random_spec", "relabelled", "specs"]
+__all__ = ["ACTIVATION_NAMES", "chain", "graph", "named", "near_misses", "node_outputs", "random_spec", "relabelled", "specs"]
 
 
 def chain(*layers: ops.Op) -> GraphSpec:
@@ -96,3 +98,10 @@ def _argument_changed(spec: GraphSpec, rng: random.Random) -> GraphSpec | None:
         assert isinstance(node.op, ops.Conv2d | ops.Linear)
         op = replace(node.op, bias=not node.op.bias)
     return spec.edit(replaced={node.id: replace(node, op=op)})
+
+
+def node_outputs(network: fx.GraphModule, x: Tensor) -> dict[str, Tensor]:
+    """What every node of a network puts out for a batch, in the network's mode."""
+    interpreter = fx.Interpreter(network, garbage_collect_values=False)
+    interpreter.run(x)
+    return {node.name: value for node, value in interpreter.env.items()}

@@ -1,6 +1,6 @@
 """What a network is: node types, `GraphSpec`, shapes, channel groups, structural hash, spec -> network, and coverage."""
 
-from lightning_lemonade.graph.build import build, initialise, record_outputs, spec_of
+from lightning_lemonade.graph.build import build, initialise, spec_of
 from lightning_lemonade.graph.channels import ChannelGroup, ChannelLayout, Segment
 from lightning_lemonade.graph.coverage import LayerCoverage, coverage
 from lightning_lemonade.graph.nodes import Node
@@ -62,6 +62,5 @@ __all__ = [
     "build",
     "coverage",
     "initialise",
-    "record_outputs",
     "spec_of",
 ]

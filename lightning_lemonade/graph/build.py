@@ -6,10 +6,9 @@ are function calls. The result deep-copies, compiles, and exports with torch.exp
 
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from lightning_lemonade.errors import SpecError
 from lightning_lemonade.graph import ops
@@ -26,6 +25,14 @@ def build(spec: GraphSpec) -> fx.GraphModule:
     Returns:
         A module that maps (batch, *spec.input_shape) to (batch, *spec.output_shape). Its state dict's keys are `<node id>.<tensor>`.
     """
+    root, graph = parts(spec)
+    network = fx.GraphModule(root, graph, class_name="LemonadeNetwork")
+    network.meta["spec"] = spec
+    return network
+
+
+def parts(spec: GraphSpec) -> tuple[nn.Module, fx.Graph]:
+    """Returns what a network is made of: a module that holds the submodules, freshly initialised, and the graph of calls."""
     root = nn.Module()
     graph = fx.Graph()
     values: dict[str, fx.Node] = {}
@@ -47,9 +54,7 @@ def build(spec: GraphSpec) -> fx.GraphModule:
             case _:
                 root.add_module(node.id, module_of(node.op, spec.input_shapes(node.id)))
                 values[node.id] = graph.call_module(node.id, tuple(sources))
-    network = fx.GraphModule(root, graph, class_name="LemonadeNetwork")
-    network.meta["spec"] = spec
-    return network
+    return root, graph
 
 
 def spec_of(network: fx.GraphModule) -> GraphSpec:
@@ -83,39 +88,3 @@ def initialise(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def record_outputs(network: fx.GraphModule, node_ids: Sequence[str], x: Tensor) -> dict[str, Tensor]:
-    """Runs a batch through a network and returns what some of its nodes put out.
-
-    Args:
-        network: made by `build`; its mode and state are as the caller left them.
-        node_ids: ids of the nodes to record.
-        x: (batch, *input shape).
-
-    Returns:
-        For each id, the output (batch, *shape).
-
-    Raises:
-        SpecError: if the network has no such node.
-    """
-    missing = set(node_ids) - {node.name for node in network.graph.nodes}
-    if missing:
-        raise SpecError(f"the network has no node {', '.join(sorted(missing))}")
-    recorder = _Recorder(network, frozenset(node_ids))
-    with torch.no_grad():
-        recorder.run(x)
-    return recorder.seen
-
-
-class _Recorder(fx.Interpreter):
-    def __init__(self, network: fx.GraphModule, wanted: frozenset[str]) -> None:
-        super().__init__(network)
-        self.wanted = wanted
-        self.seen: dict[str, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 (fx.Interpreter's own signature)
-        result = super().run_node(n)
-        if n.name in self.wanted:
-            self.seen[n.name] = result
-        return result

@@ -23,8 +23,9 @@ from lightning_lemonade.graph.ops import shown
 from lightning_lemonade.morphisms.base import Mutation, Site
 from lightning_lemonade.morphisms.insert import checked_kernel_size
 from lightning_lemonade.morphisms.maps import NEW, settle
+from lightning_lemonade.morphisms.moments import output_moments
 from lightning_lemonade.morphisms.places import block_ends, has_positions
-from lightning_lemonade.morphisms.state import State, like_weights, output_moments
+from lightning_lemonade.morphisms.state import State, like_weights
 
 MAX_REDUCTION = 1024
 MIN_CHANNELS = 4

@@ -6,8 +6,9 @@ from torch import Generator, Tensor
 
 from lightning_lemonade.graph import Conv2d, GraphSpec
 from lightning_lemonade.morphisms.base import Site
+from lightning_lemonade.morphisms.moments import reestimated
 from lightning_lemonade.morphisms.solve import Refit, Shrinking, layers_below, observe, solved
-from lightning_lemonade.morphisms.state import State, reestimated
+from lightning_lemonade.morphisms.state import State
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class ShrinkKernel(Shrinking):
         if self.mode == "simple":
             return reestimated(child, weights, site, calibration)
         layers = [site[0], *layers_below(parent, site, self.reach - 1)]
-        observed = observe(parent, state, calibration, layers, generator)
+        observed = observe(parent, state, child, calibration, layers, generator)
         return solved(child, weights, [Refit(i, i) for i in layers], observed, site)
 
 

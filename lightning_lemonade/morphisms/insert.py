@@ -9,8 +9,9 @@ from lightning_lemonade.errors import MutationError
 from lightning_lemonade.graph import Activation, BatchNorm2d, Conv2d, GraphSpec, Node, RelaxedActivation
 from lightning_lemonade.graph.ops import shown
 from lightning_lemonade.morphisms.base import Mutation, Site
+from lightning_lemonade.morphisms.moments import output_moments
 from lightning_lemonade.morphisms.places import has_positions
-from lightning_lemonade.morphisms.state import State, like_weights, output_moments
+from lightning_lemonade.morphisms.state import State, like_weights
 
 IDEMPOTENT = ("relu", "relu6")
 """The functions f with f(f(x)) = f(x)."""

@@ -15,7 +15,9 @@ from torch import Generator, Tensor, nn
 
 from lightning_lemonade.errors import MutationError
 from lightning_lemonade.graph import BatchNorm2d, Concat, Conv2d, Flatten, GraphSpec, Input, Linear, Node
-from lightning_lemonade.morphisms.state import State, as_calibrating, like_weights, network_with
+from lightning_lemonade.morphisms.moments import given_input
+from lightning_lemonade.morphisms.passes import Pass
+from lightning_lemonade.morphisms.state import State
 
 NEW = -1
 LEARNING = Conv2d | Linear | BatchNorm2d
@@ -220,24 +222,21 @@ def settle(child: GraphSpec, weights: State, maps: Mapping[str, Tensor], x: Tens
     fresh = {i: mapping == NEW for i, mapping in maps.items() if isinstance(child[i].op, LEARNING) and (mapping == NEW).any()}
     if not fresh:
         return weights
-    network = as_calibrating(network_with(child, weights))
-    for node_id, new in fresh.items():
-        if not isinstance(child[node_id].op, BatchNorm2d):
-            network.get_submodule(node_id).register_forward_hook(partial(_turn_silent, new))
-    with torch.no_grad():
-        network(like_weights(x, weights))
+    network = Pass(child, weights).measuring()
+    layers = [i for i in fresh if not isinstance(child[i].op, BatchNorm2d)]
+    network.put({f"{i}.weight": weights[f"{i}.weight"].clone() for i in layers})
+    turns = {i: partial(_turn_silent, fresh[i], network.submodules[i]) for i in layers}
+    network.run_from(given_input(child, weights, x), list(fresh), after=turns)
+    measured = {f"{i}.weight": network.submodules[i].get_parameter("weight").detach() for i in layers}
+    measured |= network.statistics(i for i in fresh if i not in layers)
     settled = dict(weights)
-    for name, measured in network.state_dict().items():
-        node_id, _, kind = name.partition(".")
-        if node_id in fresh and measured.ndim:
-            turns = kind == "weight" and measured.ndim > 1
-            if turns or kind.startswith("running_"):
-                new = fresh[node_id].to(measured.device).reshape(-1, *[1] * (measured.ndim - 1))
-                settled[name] = torch.where(new, measured, weights[name])
+    for name, tensor in measured.items():
+        new = fresh[name.partition(".")[0]].to(tensor.device).reshape(-1, *[1] * (tensor.ndim - 1))
+        settled[name] = torch.where(new, tensor, weights[name])
     return settled
 
 
-def _turn_silent(new: Tensor, module: nn.Module, _: tuple[Tensor, ...], values: Tensor) -> Tensor:
+def _turn_silent(new: Tensor, module: nn.Module, _: Tensor, values: Tensor) -> Tensor:
     """Turns the weights of new filters with fewer than one positive output for twenty negative ones, and their outputs, but no bias."""
     dims = [d for d in range(values.ndim) if d != 1]
     silent = 20 * (values > 0).sum(dims) < (values < 0).sum(dims)

@@ -8,9 +8,10 @@ from torch.nn.functional import conv_transpose2d
 
 from lightning_lemonade.graph import BatchNorm2d, Conv2d, GraphSpec, Linear, Node
 from lightning_lemonade.morphisms.base import Site
+from lightning_lemonade.morphisms.moments import reestimated
 from lightning_lemonade.morphisms.remove import layer_block
 from lightning_lemonade.morphisms.solve import Refit, Shrinking, layer_of, layers_below, norm_behind, observe, solved
-from lightning_lemonade.morphisms.state import State, reestimated
+from lightning_lemonade.morphisms.state import State
 
 LARGEST = 5
 """Larger windows cost more than they are worth."""
@@ -60,7 +61,7 @@ class MergeLayers(Shrinking):
         if self.mode == "simple":
             return reestimated(child, weights, [second], calibration)
         layers = [second, *layers_below(parent, [second], self.reach - 1)]
-        observed = observe(parent, state, calibration, layers, generator)
+        observed = observe(parent, state, child, calibration, layers, generator)
         return solved(child, weights, [Refit(i, i) for i in layers], observed, [second])
 
 

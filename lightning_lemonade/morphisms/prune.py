@@ -12,9 +12,10 @@ from lightning_lemonade.graph.ops import shown
 from lightning_lemonade.morphisms.base import Site
 from lightning_lemonade.morphisms.choice import ReaderMaker, eliminated, keeps_readable
 from lightning_lemonade.morphisms.maps import carry, propagate, segment_map
+from lightning_lemonade.morphisms.moments import reestimated
 from lightning_lemonade.morphisms.resize import resizable, resized
 from lightning_lemonade.morphisms.solve import Refit, Shrinking, layers_below, observe, solved
-from lightning_lemonade.morphisms.state import State, reestimated
+from lightning_lemonade.morphisms.state import State
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class PruneFilters(Shrinking):
             return reestimated(child, weights, producers, calibration)
         layers = layers_below(parent, producers, self.reach)
         looks = self._looks(parent, state, producers, tuple(sizes))
-        observed = observe(parent, state, calibration, layers, generator, looks)
+        observed = observe(parent, state, child, calibration, layers, generator, looks)
         if looks:
             made = [look.made for look in looks.values() if look.made is not None]
             looks.clear()

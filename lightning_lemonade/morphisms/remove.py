@@ -24,8 +24,9 @@ from lightning_lemonade.graph import (
 )
 from lightning_lemonade.morphisms.base import Site
 from lightning_lemonade.morphisms.mixing import Mixture, mixed_readers
+from lightning_lemonade.morphisms.moments import reestimated
 from lightning_lemonade.morphisms.solve import Refit, Shrinking, layers_below, observe, solved
-from lightning_lemonade.morphisms.state import State, reestimated
+from lightning_lemonade.morphisms.state import State
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class RemoveLayer(Shrinking):
         if self.mode == "simple":
             return reestimated(child, weights, changed, calibration)
         layers = layers_below(parent, [end], self.reach)
-        observed = observe(parent, state, calibration, layers, generator)
+        observed = observe(parent, state, child, calibration, layers, generator)
         return solved(child, weights, [Refit(i, i) for i in layers], observed, changed)
 
 

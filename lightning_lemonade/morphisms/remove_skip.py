@@ -8,9 +8,10 @@ from torch import Generator, Tensor
 from lightning_lemonade.graph import Add, Concat, Conv2d, GraphSpec, Identity, Mix, Node
 from lightning_lemonade.morphisms.base import Site
 from lightning_lemonade.morphisms.maps import carry, identity, propagate
+from lightning_lemonade.morphisms.moments import reestimated
 from lightning_lemonade.morphisms.skips import is_join, more_channels, width_is_free
 from lightning_lemonade.morphisms.solve import Refit, Shrinking, layers_below, observe, solved
-from lightning_lemonade.morphisms.state import State, reestimated
+from lightning_lemonade.morphisms.state import State
 
 
 def _would_double(spec: GraphSpec, node: Node, source: str) -> bool:
@@ -104,5 +105,5 @@ class RemoveSkip(Shrinking):
         if self.mode == "simple":
             return reestimated(child, weights, changed, calibration)
         layers = layers_below(parent, [node.id], self.reach)
-        observed = observe(parent, state, calibration, layers, generator)
+        observed = observe(parent, state, child, calibration, layers, generator)
         return solved(child, weights, [Refit(i, i, maps[i]) for i in layers], observed, changed)

@@ -8,10 +8,11 @@ from torch import Generator, Tensor
 from lightning_lemonade.errors import MutationError
 from lightning_lemonade.graph import Conv2d, GraphSpec, Node
 from lightning_lemonade.morphisms.base import Site
+from lightning_lemonade.morphisms.moments import reestimated
 from lightning_lemonade.morphisms.patches import Patches, chunks
 from lightning_lemonade.morphisms.ridge import centre, moments, ridge_change
 from lightning_lemonade.morphisms.solve import Observed, Refit, Shrinking, importance, layers_below, norm_behind, observe, shifted, solved
-from lightning_lemonade.morphisms.state import State, reestimated
+from lightning_lemonade.morphisms.state import State
 
 ROUNDS = 5
 """How often depthwise and pointwise kernels are solved for in turn."""
@@ -78,7 +79,7 @@ class ToSeparable(Shrinking):
         if self.mode == "simple":
             return reestimated(child, weights, [pointwise], calibration)
         behind = layers_below(parent, site, self.reach - 1)
-        observed = observe(parent, state, calibration, [site[0], *behind], generator)
+        observed = observe(parent, state, child, calibration, [site[0], *behind], generator)
         pair = RefitPair(depthwise, pointwise, site[0], ROUNDS if self.mode == "best" else 0)
         return solved(child, weights, [pair, *(Refit(i, i) for i in behind)], observed, [depthwise, pointwise])
 

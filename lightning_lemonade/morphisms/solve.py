@@ -11,16 +11,18 @@ from functools import partial
 from typing import ClassVar, Protocol
 
 import torch
-from torch import Generator, Tensor, fx, nn
+from torch import Generator, Tensor
 from torch.nn.functional import log_softmax
 
 from lightning_lemonade.errors import MutationError
-from lightning_lemonade.graph import BatchNorm2d, Conv2d, GraphSpec, Linear, build
+from lightning_lemonade.graph import BatchNorm2d, Conv2d, GraphSpec, Linear
 from lightning_lemonade.graph.ops import shown
 from lightning_lemonade.morphisms.base import Mutation
+from lightning_lemonade.morphisms.moments import given_input
+from lightning_lemonade.morphisms.passes import Pass, shared
 from lightning_lemonade.morphisms.patches import Patches, Rows, Split, sample_rows
 from lightning_lemonade.morphisms.ridge import Problem, refit
-from lightning_lemonade.morphisms.state import State, descendants, like_weights, load_state
+from lightning_lemonade.morphisms.state import State, descendants
 
 MODES = ("best", "cheap", "simple")
 Look = Callable[[Patches, Rows], None]
@@ -54,17 +56,17 @@ class Observed:
     """What the parent's pass recorded.
 
     Attributes:
-        x: the calibration batch (batch, *input shape), in the weights' precision.
-        split: which of its samples are fitted to.
+        split: which samples of the calibration batch are fitted to.
         rows: positions of the layers looked at, by the parent's node id.
         targets: what these layers put out there: (rows, channels).
+        shared: what the nodes put out at which the child leaves its parent (batch, *shape), by id.
         logits: the parent's outputs for the held-out samples.
     """
 
-    x: Tensor
     split: Split
     rows: Mapping[str, Rows]
     targets: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor]
     logits: Tensor
 
 
@@ -181,6 +183,7 @@ def layers_below(spec: GraphSpec, changed: Iterable[str], reach: int = 1) -> lis
 def observe(
     parent: GraphSpec,
     state: Mapping[str, Tensor],
+    child: GraphSpec,
     x: Tensor,
     layers: Sequence[str],
     generator: Generator,
@@ -191,38 +194,34 @@ def observe(
     Args:
         parent: the graph.
         state: its weights.
+        child: the graph whose weights are to be solved for.
         x: the calibration batch.
         layers: ids of the layers whose outputs are recorded.
         generator: which positions are recorded is drawn from it.
         looks: what looks at a layer's inputs, by id.
     """
-    x, split = like_weights(x, state), Split.of(len(x))
+    split, output = Split.of(len(x)), parent.output.id
     rows = {i: sample_rows(parent.shapes[i], state[f"{i}.weight"][0].numel(), split, generator) for i in layers}
     targets: dict[str, Tensor] = {}
 
-    def record(node_id: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        targets[node_id] = rows[node_id].of(output)
+    def record(node_id: str, values: Tensor, result: Tensor) -> None:
+        targets[node_id] = rows[node_id].of(result)
         if looks and node_id in looks:
-            looks[node_id](Patches(inputs[0], layer_of(parent, node_id)), rows[node_id])
+            looks[node_id](Patches(values, layer_of(parent, node_id)), rows[node_id])
 
-    network = bound(parent, state)
-    for node_id in layers:
-        network.get_submodule(node_id).register_forward_hook(partial(record, node_id))
-    with torch.no_grad():
-        logits = network(x)[split.held]
-    return Observed(x, split, rows, targets, logits)
-
-
-def bound(spec: GraphSpec, state: Mapping[str, Tensor]) -> fx.GraphModule:
-    """Returns a network in eval mode that holds these very tensors, not copies."""
-    with torch.device("meta"):
-        network = build(spec)
-    load_state(network, state, assign=True)
-    return network.eval()
+    found = Pass(parent, state).run_from(
+        given_input(parent, state, x),
+        [*shared(parent, child), output],
+        after={i: partial(record, i) for i in layers},
+        narrow=split.held,
+    )
+    return Observed(split, rows, targets, found, found.pop(output))
 
 
 def solved(child: GraphSpec, weights: State, jobs: Sequence[Job], observed: Observed, changed: Iterable[str]) -> State:
     """Runs the calibration batch through the child, once, and solves for layers on the way; then measures batch norms if that helps.
+
+    The pass begins where the child leaves its parent, with what the parent's pass recorded there.
 
     Args:
         child: the graph.
@@ -231,33 +230,22 @@ def solved(child: GraphSpec, weights: State, jobs: Sequence[Job], observed: Obse
         observed: what the parent's pass recorded.
         changed: ids of nodes whose output isn't the parent's; batch norms below them may be measured anew.
     """
-    result = dict(weights)
-    network = bound(child, weights)
+    result, output = dict(weights), child.output.id
+    network = Pass(child, weights)
 
-    def before(job: Job, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found = job.solve(child, result, inputs[0], observed)
+    def before(job: Job, values: Tensor) -> None:
+        found = job.solve(child, result, values, observed)
         result.update(found)
-        for name, tensor in found.items():
-            _put(network, name, tensor)
+        network.put(found)
 
-    hooks = [network.get_submodule(job.node).register_forward_pre_hook(partial(before, job)) for job in jobs]
-    with torch.no_grad():
-        logits = network(observed.x)[observed.split.held]
-    for hook in hooks:
-        hook.remove()
-    below = descendants(child, [*changed, *(job.node for job in jobs)])
+    solving = {job.node: partial(before, job) for job in jobs}
+    logits = network.run_from(observed.shared, [output], before=solving, narrow=observed.split.held)[output]
+    below = descendants(child, [*changed, *solving])
     norms = [node.id for node in child.nodes if isinstance(node.op, BatchNorm2d) and node.id in below]
     return result | _measured(network, norms, observed, divergence(observed.logits, logits)) if norms else result
 
 
-def _put(network: nn.Module, name: str, tensor: Tensor) -> None:
-    """Lets a network hold another tensor."""
-    owner, _, kind = name.rpartition(".")
-    module = network.get_submodule(owner)
-    setattr(module, kind, nn.Parameter(tensor, requires_grad=False) if kind in module._parameters else tensor)
-
-
-def _measured(network: fx.GraphModule, norms: Sequence[str], observed: Observed, without: float) -> State:
+def _measured(network: Pass, norms: Sequence[str], observed: Observed, without: float) -> State:
     """Returns the statistics of some batch norms, as the fitted samples show them; nothing if held-out logits are no closer with them.
 
     Args:
@@ -266,20 +254,12 @@ def _measured(network: fx.GraphModule, norms: Sequence[str], observed: Observed,
         observed: what the parent's pass recorded.
         without: the divergence without new statistics.
     """
-    for node_id in norms:
-        module = network.get_submodule(node_id)
-        assert isinstance(module, nn.BatchNorm2d)
-        for name, buffer in module.named_buffers():
-            setattr(module, name, buffer.clone())  # training writes into them
-        module.momentum = 1.0
-        module.train()
-    with torch.no_grad():
-        network(observed.x[observed.split.fit])
-        logits = network.eval()(observed.x[observed.split.held])
-    if not divergence(observed.logits, logits) < without:
-        return {}
-    buffers = dict(network.named_buffers())
-    return {f"{i}.{kind}": buffers[f"{i}.{kind}"] for i in norms for kind in ("running_mean", "running_var")}
+    output = network.spec.output.id
+    fit, held = ({i: value[index] for i, value in observed.shared.items()} for index in (observed.split.fit, observed.split.held))
+    network.measuring(norms).run_from(fit, norms)
+    network.module.eval()
+    logits = network.run_from(held, [output])[output]
+    return network.statistics(norms) if divergence(observed.logits, logits) < without else {}
 
 
 def divergence(parent: Tensor, child: Tensor) -> float:

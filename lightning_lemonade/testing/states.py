@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 
 from lightning_lemonade.graph import Dropout, GraphSpec, build
 from lightning_lemonade.morphisms import State, network_with
-from lightning_lemonade.morphisms.state import batch_norm_statistics
+from lightning_lemonade.morphisms.moments import batch_norm_statistics
 
 STEP = 0.01
 NOISE = 1e-13

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
-from strategies import ACTIVATION_NAMES, chain, random_spec, specs
+from strategies import ACTIVATION_NAMES, chain, node_outputs, random_spec, specs
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from lightning_lemonade.errors import SpecError
-from lightning_lemonade.graph import GraphSpec, Node, build, initialise, ops, record_outputs, spec_of
+from lightning_lemonade.graph import GraphSpec, Node, build, initialise, ops, spec_of
 
 EVERY_OP = GraphSpec(
     (
@@ -89,8 +89,8 @@ def output(op: ops.Op, *inputs: Tensor) -> Tensor:
 @given(specs(max_steps=12))
 @settings(max_examples=60, deadline=None)
 def test_every_node_has_the_shape_of_its_spec(spec: GraphSpec) -> None:
-    seen = record_outputs(build(spec).eval(), list(spec.by_id), torch.randn(2, *spec.input_shape))
-    assert {node_id: tuple(value.shape) for node_id, value in seen.items()} == {
+    seen = node_outputs(build(spec).eval(), torch.randn(2, *spec.input_shape))
+    assert {node_id: tuple(seen[node_id].shape) for node_id in spec.by_id} == {
         node_id: (2, *shape) for node_id, shape in spec.shapes.items()
     }
 
@@ -315,28 +315,6 @@ def test_initialise_draws_convolutions_by_their_fan_out() -> None:
     assert after["n1.weight"].std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
     assert not after["n1.bias"].any()
     assert all(torch.equal(after[name], before[name]) for name in before if not name.startswith("n1."))
-
-
-# record_outputs
-
-
-def test_recorded_outputs_are_the_networks_and_leave_it_alone() -> None:
-    network = shaken(EVERY_OP)
-    before = copy.deepcopy(network.state_dict())
-    x = torch.randn(2, 3, 9, 10)
-    seen = record_outputs(network, ["n1", "n21", "n0"], x)
-    assert list(seen) == ["n0", "n1", "n21"]
-    assert torch.equal(seen["n0"], x)
-    torch.testing.assert_close(seen["n1"], functional.conv2d(x, before["n1.weight"], before["n1.bias"], padding=1))
-    assert torch.equal(seen["n21"], network(x))
-    assert not seen["n21"].requires_grad
-    assert not any(module.training for module in network.modules())
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-def test_recording_a_node_that_isnt_there_is_an_error() -> None:
-    with pytest.raises(SpecError, match="no node n99"):
-        record_outputs(build(EVERY_OP), ["n1", "n99"], torch.randn(2, 3, 9, 10))
 
 
 # Copies, compilation, export

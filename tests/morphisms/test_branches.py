@@ -15,9 +15,10 @@ from morphisms.helpers import (
     plain_net,
     uneven_state,
 )
+from strategies import node_outputs
 
 from lightning_lemonade.errors import MutationError
-from lightning_lemonade.graph import AdaptivePool2d, Add, GlobalPool2d, Input, Linear, Mix, Mul, Output, Pool2d, record_outputs
+from lightning_lemonade.graph import AdaptivePool2d, Add, GlobalPool2d, Input, Linear, Mix, Mul, Output, Pool2d
 from lightning_lemonade.morphisms import InsertBottleneck, InsertSqueezeExcite, Mutation, network_with
 from lightning_lemonade.testing.properties import check_learning
 
@@ -88,7 +89,7 @@ def test_hidden_channels_of_the_excitation_see_both_signs() -> None:
     state, x = calibrated(spec, uneven_state(spec), batch(spec, size=64)), batch(spec, size=64)
     child = InsertSqueezeExcite("n3").rewrite(spec)
     weights = InsertSqueezeExcite("n3").transfer(spec, state, child, x, generator())
-    hidden = record_outputs(network_with(child, weights).train(), ["n15"], x)["n15"]
+    hidden = node_outputs(network_with(child, weights).train(), x)["n15"]
     assert ((hidden > 0).double().mean((0, 2, 3)) > 0.5).all()
     assert ((hidden < 0).double().mean((0, 2, 3)) > 0.02).all()
 
@@ -106,5 +107,5 @@ def test_the_sigmoid_of_the_excitation_is_not_saturated() -> None:
     state["n2.weight"] *= 1000
     child = InsertSqueezeExcite("n3").rewrite(spec)
     weights = InsertSqueezeExcite("n3").transfer(spec, state, child, x, generator())
-    found = record_outputs(network_with(child, weights).train(), ["n17"], x)["n17"]
+    found = node_outputs(network_with(child, weights).train(), x)["n17"]
     assert (found.square().mean((0, 2, 3)).sqrt() < 1.01).all()

@@ -62,7 +62,7 @@ def made(spec: GraphSpec, node: str, groups: tuple[int, ...], size: int = 200) -
     state = uneven_state(spec)
     maker = ReaderMaker(spec, state, node, groups)
     x = torch.randn(size, *spec.input_shape, generator=generator(), dtype=torch.float64)
-    observe(spec, state, x, [node], generator(), {node: maker})
+    observe(spec, state, spec, x, [node], generator(), {node: maker})
     assert maker.made is not None
     return maker.made
 
