@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_lemonade.errors import DataError
 from lightning_lemonade.graph import GraphSpec, build
+from lightning_lemonade.graph.build import channels_last
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class LemonadeModule(pl.LightningModule):
         self.spec = spec
         self.training_settings = training or Training()
         self.network = build(spec)
+        channels_last(self.network)
         self.accuracy = MulticlassAccuracy(num_classes=max(2, spec.output_shape[0]), average="micro")
 
         self.loss_terms: list[LossTerm] = []
@@ -105,6 +107,7 @@ class LemonadeModule(pl.LightningModule):
             lr=settings.learning_rate,
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,
+            foreach=True,  # PyTorch's own choice on GPUs; the same numbers in less time on CPUs
         )
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: cosine(step, steps, settings.warmup))

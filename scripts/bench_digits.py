@@ -77,14 +77,14 @@ def compare_inheritance(root: Path, settings: argparse.Namespace) -> None:
         print(f"against {epochs} epochs a child from scratch: {ahead}{mean}")
 
 
-def bare_loop(history: History) -> float:
+def bare_loop(history: History, memory_format: torch.memory_format = torch.contiguous_format) -> float:
     """Trains every candidate of a run for its epochs with a plain loop, and validates it as often; returns the wall time in seconds."""
     data, settings = DigitsDataModule(), Training()
     data.setup("fit")
     began = time.perf_counter()
     for record in history.candidates():
         torch.manual_seed(record.id)
-        network = build(record.spec)
+        network = build(record.spec).to(memory_format=memory_format)
         initialise(network)
         if record.start_error is not None:
             validate(network, data)
@@ -123,13 +123,17 @@ def compare_overhead(root: Path, settings: argparse.Namespace) -> None:
         directory = root / f"overhead-{seed}"
         ours = search(directory, seed, settings.generations, inherit=True, epochs=settings.epochs, initial_epochs=settings.initial_epochs)
         history = History.open(directory)
-        bare = bare_loop(history)
+        bare, same = bare_loop(history), bare_loop(history, torch.channels_last)
         seconds: dict[str, float] = {}
         for record in history.generations():
             for phase, spent in record.seconds.items():
                 seconds[phase] = seconds.get(phase, 0.0) + spent
         parts = ", ".join(f"{phase} {spent:.1f}" for phase, spent in seconds.items())
-        print(f"seed {seed}: search {ours:.1f} s, bare loop {bare:.1f} s, ratio {ours / bare:.2f}; seconds: {parts}", flush=True)
+        print(
+            f"seed {seed}: search {ours:.1f} s, bare loop {bare:.1f} s, ratio {ours / bare:.2f}; "
+            f"with weights laid out as in the search {same:.1f} s, ratio {ours / same:.2f}; seconds: {parts}",
+            flush=True,
+        )
 
 
 def profile(root: Path, settings: argparse.Namespace) -> None:

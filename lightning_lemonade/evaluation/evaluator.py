@@ -149,7 +149,7 @@ class Evaluator:
             with timed(seconds, "validate"):
                 metrics = self.metrics(module, data)
             results[task] = replace(results[task], metrics=metrics)
-            weights[task] = {name: tensor.detach().cpu().clone() for name, tensor in module.network.state_dict().items()}
+            weights[task] = {name: tensor.detach().cpu() for name, tensor in module.network.state_dict().items()}
             for objective in self.objectives:
                 if isinstance(objective, TrainedObjective):
                     values[objective.key] = Measurement(objective.of_metrics(metrics))

@@ -69,6 +69,17 @@ def spec_of(network: fx.GraphModule) -> GraphSpec:
     return spec
 
 
+def channels_last(network: nn.Module) -> nn.Module:
+    """Lays out a network's convolutions so that channels are neighbours in memory, as they then are in all images.
+
+    CPUs and GPUs are faster so, except Apple's, on which results were wrong in past releases of PyTorch: there all stays as it is.
+
+    Returns:
+        The network, changed in place; its outputs differ by rounding.
+    """
+    return network if torch.backends.mps.is_available() else network.to(memory_format=torch.channels_last)
+
+
 def _sum(graph: fx.Graph, sources: Sequence[fx.Node], name: str) -> fx.Node:
     """Adds two or more values; the last sum has the node's name."""
     total = sources[0]

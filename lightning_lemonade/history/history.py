@@ -129,8 +129,8 @@ class History(Reader):
                 row.state, row.values = "evaluated", value_rows(outcome.values)
             else:
                 row.state, row.failure_kind, row.failure_text = "failed", writable_text(failure.kind), writable_text(failure.text)
-            row.results = {task: result_row(task, result, files.get(task)) for task, result in outcome.tasks.items()}
-            row.phases = phase_rows(outcome.seconds)
+            session.add_all([result_row(row.id, task, result, files.get(task)) for task, result in outcome.tasks.items()])
+            session.add_all(phase_rows(row.id, outcome.seconds))
             row.epochs, row.images = sum(result.epochs for result in results), sum(result.images for result in results)
             row.cumulative_epochs, row.cumulative_images = row.epochs, row.images
             if row.parent is not None and any(result.start_error is not None for result in results):

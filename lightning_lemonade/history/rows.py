@@ -42,15 +42,16 @@ def value_rows(values: Mapping[str, Measurement]) -> dict[str, ValueRow]:
     }
 
 
-def phase_rows(seconds: Mapping[str, float]) -> list[PhaseRow]:
-    """Returns a row for each phase of an evaluation."""
-    return [PhaseRow(phase=phase, seconds=float(spent)) for phase, spent in seconds.items()]
+def phase_rows(candidate: int, seconds: Mapping[str, float]) -> list[PhaseRow]:
+    """Returns a row for each phase of a candidate's evaluation."""
+    return [PhaseRow(candidate=candidate, phase=phase, seconds=float(spent)) for phase, spent in seconds.items()]
 
 
-def result_row(task: str, result: TaskResult, weights: tuple[str, str] | None) -> TaskResultRow:
-    """Returns the row of a task's result; `weights` are the file's name and checksum."""
+def result_row(candidate: int, task: str, result: TaskResult, weights: tuple[str, str] | None) -> TaskResultRow:
+    """Returns the row of a candidate's result for a task; `weights` are the file's name and checksum."""
     name, checksum = weights or (None, None)
     return TaskResultRow(
+        candidate=candidate,
         task=task,
         start_error=None if result.start_error is None else error_number(result.start_error),
         metrics={key: float(value) for key, value in result.metrics.items()},

@@ -232,7 +232,7 @@ def settle(child: GraphSpec, weights: State, maps: Mapping[str, Tensor], x: Tens
     settled = dict(weights)
     for name, tensor in measured.items():
         new = fresh[name.partition(".")[0]].to(tensor.device).reshape(-1, *[1] * (tensor.ndim - 1))
-        settled[name] = torch.where(new, tensor, weights[name])
+        settled[name] = torch.where(new, tensor, weights[name]).contiguous()
     return settled
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lightning_lemonade.graph import BatchNorm2d, GraphSpec
-from lightning_lemonade.graph.build import parts
+from lightning_lemonade.graph.build import channels_last, parts
 from lightning_lemonade.morphisms.state import State, load_state
 
 Before = Callable[[Tensor], None]
@@ -17,7 +17,7 @@ After = Callable[[Tensor, Tensor], Tensor | None]
 
 
 class Pass(fx.Interpreter):
-    """A network in eval mode that holds the very tensors that it is given, and writes into none of them.
+    """A network in eval mode that writes into none of the tensors that it is given.
 
     Args:
         spec: the architecture.
@@ -31,7 +31,7 @@ class Pass(fx.Interpreter):
         with torch.device("meta"):
             root, graph = parts(spec)
         load_state(root, state, assign=True)
-        super().__init__(root.eval(), garbage_collect_values=False, graph=graph)
+        super().__init__(channels_last(root).eval(), garbage_collect_values=False, graph=graph)
         self.spec = spec
 
     def put(self, state: Mapping[str, Tensor]) -> None:
