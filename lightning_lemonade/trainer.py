@@ -3,40 +3,24 @@
 import copy
 import difflib
 import inspect
-import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
-from datetime import datetime, timedelta
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 
-from lightning_lemonade.callback import SearchCallback, SearchInfo
-from lightning_lemonade.errors import ConfigurationError, DataError, ObjectiveError, SearchError
-from lightning_lemonade.evaluation import EvaluationRequest, Evaluator, TaskData, TestRequest, seeded, timed
+from lightning_lemonade.callback import SearchCallback
+from lightning_lemonade.errors import ConfigurationError, DataError
+from lightning_lemonade.evaluation import Evaluator, TaskData, seeded
 from lightning_lemonade.evaluation.evaluator import ModuleFactory
 from lightning_lemonade.front import Front, load
-from lightning_lemonade.graph import GraphSpec
-from lightning_lemonade.history import History
-from lightning_lemonade.module import PAPER_TRAINING, LemonadeModule, Training
-from lightning_lemonade.objectives import Objective, SpecObjective, TrainedObjective, resolve
+from lightning_lemonade.module import LemonadeModule
+from lightning_lemonade.objectives import Objective, resolve
 from lightning_lemonade.ranks import Ranks, Stop, launch
-from lightning_lemonade.records import GenerationRecord, ObjectiveRecord
-from lightning_lemonade.search import (
-    Asked,
-    Child,
-    DensitySampling,
-    Limits,
-    NonDominatedSurvival,
-    Search,
-    UniformSampling,
-    derived_rng,
-    derived_seed,
-)
+from lightning_lemonade.run import Run
+from lightning_lemonade.search import Limits, derived_seed
+from lightning_lemonade.settings import SearchSettings, parse_time, parse_training
 from lightning_lemonade.spaces import ConvNetSpace
 
 RESERVED = {
@@ -56,7 +40,6 @@ RESERVED = {
     "use_distributed_sampler": "a search sets it itself",
 }
 """Arguments of `pytorch_lightning.Trainer` that a search keeps for itself, and what to use instead."""
-EMPTY_GENERATIONS = 3
 
 
 class LemonadeTrainer:
@@ -112,61 +95,27 @@ class LemonadeTrainer:
         run_dir: str | Path | None = None,
         **trainer_kwargs: Any,  # noqa: ANN401 (Lightning's own)
     ) -> None:
-        self.objectives = resolve(objectives)
-        self.limits = Limits.parse(limits)
-        self.space = space or ConvNetSpace()
-        self.max_generations = 15 if max_generations is None and max_time is None else max_generations
-        self.max_seconds = None if max_time is None else _seconds(max_time)
-        self.proposals, self.accepted = proposals, accepted
-        self.training = _training(schedule, epochs, initial_epochs)
-        self.inherit, self.sampling, self.seed = inherit, sampling, seed
-        self.calibration_size, self.threads_per_child = calibration_size, threads_per_child
+        self.settings = SearchSettings(
+            objectives=tuple(resolve(objectives)),
+            limits=Limits.parse(limits),
+            space=space or ConvNetSpace(),
+            max_generations=15 if max_generations is None and max_time is None else max_generations,
+            max_seconds=None if max_time is None else parse_time(max_time),
+            proposals=proposals,
+            accepted=accepted,
+            training=parse_training(schedule, epochs, initial_epochs),
+            inherit=inherit,
+            sampling=sampling,
+            seed=seed,
+            calibration_size=calibration_size,
+            threads_per_child=threads_per_child,
+            callbacks=tuple(callback for callback in callbacks if isinstance(callback, SearchCallback)),
+            run_dir=None if run_dir is None else Path(run_dir),
+            trainer_arguments=trainer_kwargs,
+        )
         self.module: ModuleFactory = module or LemonadeModule
-        self.callbacks = [callback for callback in callbacks if isinstance(callback, SearchCallback)]
         self.training_callbacks = [_factory(callback) for callback in callbacks if not isinstance(callback, SearchCallback)]
-        self.run_dir = None if run_dir is None else Path(run_dir)
-        self.trainer_kwargs = trainer_kwargs
-        self._check()
-
-    def _check(self) -> None:
-        self._check_trainer_arguments()
-        numbers = {
-            "max_generations": self.max_generations,
-            "proposals": self.proposals,
-            "accepted": self.accepted,
-            "calibration_size": self.calibration_size,
-            "epochs": self.training.epochs,
-            "initial_epochs": self.training.initial_epochs,
-            "threads_per_child": self.threads_per_child,
-        }
-        for name, value in numbers.items():
-            least = 2 if name == "calibration_size" else 1
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ConfigurationError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if self.accepted > self.proposals:
-            raise ConfigurationError(f"accepted={self.accepted} of proposals={self.proposals}: propose at least as many as are accepted")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ConfigurationError(f"seed must be a whole number of at least 0, got {self.seed!r}")
-        if self.sampling not in ("density", "uniform"):
-            raise ConfigurationError(f"sampling must be density or uniform, got {self.sampling!r}")
-        keys = {objective.key for objective in self.objectives if isinstance(objective, SpecObjective)}
-        unknown = set(self.limits.ranges) - keys
-        if unknown:
-            raise ConfigurationError(
-                f"limits on {', '.join(sorted(unknown))}: limits go with spec objectives, here {', '.join(sorted(keys))}"
-            )
-
-    def _check_trainer_arguments(self) -> None:
-        known = inspect.signature(pl.Trainer).parameters
-        for name, value in self.trainer_kwargs.items():
-            if name in RESERVED:
-                raise ConfigurationError(f"{name} of pytorch_lightning.Trainer can't be given to a search: {RESERVED[name]}")
-            if name not in known:
-                meant = difflib.get_close_matches(name, [*known, *inspect.signature(LemonadeTrainer).parameters], 1)
-                hint = f"did you mean {meant[0]}?" if meant else "see the documentation of both"
-                raise ConfigurationError(f"neither LemonadeTrainer nor pytorch_lightning.Trainer has an argument {name}: {hint}")
-            if name == "strategy" and not isinstance(value, str):
-                raise ConfigurationError("strategy must be a text, for instance 'ddp', since a new trainer is made for each child")
+        _check_trainer_arguments(trainer_kwargs)
 
     def search(self, datamodule: pl.LightningDataModule) -> Front:
         """Runs the search.
@@ -184,9 +133,9 @@ class LemonadeTrainer:
         """
         if not all(callable(getattr(datamodule, name, None)) for name in ("setup", "train_dataloader", "val_dataloader")):
             raise DataError(f"search needs a LightningDataModule, got {type(datamodule).__name__}")
-        ranks = launch(self.trainer_kwargs)
+        ranks = launch(self.settings.trainer_arguments)
         threads = torch.get_num_threads()
-        torch.set_num_threads(self.threads_per_child or threads)
+        torch.set_num_threads(self.settings.threads_per_child or threads)
         try:
             return load(self._search(ranks, datamodule))
         finally:
@@ -196,17 +145,17 @@ class LemonadeTrainer:
         """Runs the search on this rank; returns the run directory."""
         ranks.prepare(datamodule.prepare_data, per_node=datamodule.prepare_data_per_node)
         # a split that draws from the global generators is the same on every rank and in every run
-        with seeded(derived_seed(self.seed, "data")):
+        with seeded(derived_seed(self.settings.seed, "data")):
             data = TaskData(datamodule)
-            calibration = data.calibration(self.calibration_size, self.seed)
+            calibration = data.calibration(self.settings.calibration_size, self.settings.seed)
         evaluator = Evaluator(
             tasks={"": data},
             calibration={"": calibration},
-            objectives=self.objectives,
-            training=self.training,
+            objectives=self.settings.objectives,
+            training=self.settings.training,
             factory=self.module,
-            seed=self.seed,
-            trainer_arguments=self.trainer_kwargs,
+            seed=self.settings.seed,
+            trainer_arguments=self.settings.trainer_arguments,
             callbacks=self.training_callbacks,
         )
         try:
@@ -217,7 +166,7 @@ class LemonadeTrainer:
     def _lead(self, ranks: Ranks, evaluator: Evaluator, data: TaskData) -> Path:
         """Runs the search on rank 0, and tells the others how it ended; returns the run directory."""
         try:
-            run = _Run(self, ranks, evaluator, data)
+            run = Run(self.settings, ranks, evaluator, data)
             run.go()
         except BaseException as error:
             ranks.dismiss(Stop(None, f"{type(error).__name__}: {error}"))
@@ -242,248 +191,14 @@ def _factory(callback: pl.Callback | Callable[[], pl.Callback]) -> Callable[[], 
     return callback
 
 
-class _Run:
-    """One search in progress, on rank 0."""
-
-    def __init__(self, trainer: LemonadeTrainer, ranks: Ranks, evaluator: Evaluator, data: TaskData) -> None:
-        self.trainer, self.ranks, self.evaluator, self.data = trainer, ranks, evaluator, data
-        sample_shape, outputs = data.shapes()
-        limits = trainer.limits.within(Limits.parse(trainer.space.limits(sample_shape)))
-        measures = {o.key: o.checked for o in trainer.objectives if isinstance(o, SpecObjective)}
-        limits = Limits({key: span for key, span in limits.ranges.items() if key in measures})
-        self.starts, dropped = _legal(trainer.space.initial(sample_shape, outputs), measures, limits)
-        for reason in dropped:
-            warnings.warn(f"a starting network is dropped: {reason}", stacklevel=2)
-        records = [ObjectiveRecord(o.key, o.name, o.unit, o.stage) for o in trainer.objectives]
-        bounds = _bounds(trainer.objectives, self.starts, limits, outputs)
-        self.search = Search(
-            space=trainer.space,
-            objectives=measures,
-            keys=[o.key for o in trainer.objectives],
-            limits=limits,
-            sampling=DensitySampling() if trainer.sampling == "density" else UniformSampling(),
-            survival=NonDominatedSurvival(),
-            proposals=trainer.proposals,
-            bounds=bounds,
-        )
-        directory = trainer.run_dir or _new_directory()
-        config = _config(trainer, data)
-        self.history = History.create(directory, config=config, objectives=records, bounds=bounds)
-        self.info = SearchInfo(directory, records, config, bounds, trainer.max_generations, self.history)
-        self.total_epochs = 0
-
-    def go(self) -> None:
-        """Runs all generations, measures the front on the test split, and closes the history."""
-        finished = False
-        try:
-            self._emit("on_search_start")
-            self.history.finish("finished", self._generations())
-            finished = True
-            self._test()
-            self._emit("on_search_end")
-        except BaseException as error:
-            if not finished:
-                self.history.finish("stopped", f"{type(error).__name__}: {error}")
-            self._emit("on_search_exception", error)
-            raise
-        finally:
-            self.history.close()
-
-    def _generations(self) -> str:
-        """Runs generation after generation; returns why it ended."""
-        trainer, began, empty, number = self.trainer, time.monotonic(), 0, 0
-        self._generation(0, lambda: self.search.start(self.starts))
-        if not self.search.population:
-            failed = [c.failure.text for c in self.history.candidates() if c.failure]
-            raise SearchError(f"no starting network could be evaluated; the first failed with: {failed[0]}")
-        while trainer.max_generations is None or number < trainer.max_generations:
-            if trainer.max_seconds is not None and time.monotonic() - began >= trainer.max_seconds:
-                return "max_time is spent"
-            number += 1
-            rng = derived_rng(trainer.seed, "ask", number)
-            accepted = self._generation(number, lambda: self.search.ask(rng, trainer.accepted, number))  # noqa: B023 (called at once)
-            empty = 0 if accepted else empty + 1
-            if empty == EMPTY_GENERATIONS:
-                return f"{EMPTY_GENERATIONS} generations found no new child within the limits"
-        return "max_generations is reached"
-
-    def _generation(self, number: int, ask: Callable[[], Asked]) -> int:
-        """Runs one generation of Algorithm 1: propose and accept, evaluate and record, select."""
-        seconds = dict.fromkeys(("propose", "inherit", "fit", "validate", "record", "other"), 0.0)
-        began = time.perf_counter()
-        self._emit("on_generation_start", number)
-        with timed(seconds, "propose"):
-            asked = ask()
-        with timed(seconds, "record"):
-            self.history.accept(asked.children)
-        for child in asked.children:
-            self._emit_candidate("on_candidate_accepted", child.id)
-        outcomes = []
-        with timed(seconds, "record"):
-            if asked.children:
-                self.history.start(asked.children[0].id)
-        for child, after in zip_longest(asked.children, asked.children[1:]):
-            self._emit_candidate("on_candidate_start", child.id)
-            evaluation = self.ranks.evaluate(self.evaluator, self._request(child))
-            with timed(seconds, "record"):
-                self.history.record(evaluation.outcome, evaluation.weights, starts=after.id if after else None)
-            outcomes.append(evaluation.outcome)
-            self._emit_candidate("on_candidate_failed" if outcomes[-1].failure else "on_candidate_end", child.id)
-        for outcome in outcomes:
-            self.total_epochs += sum(result.epochs for result in outcome.tasks.values())
-            for phase, spent in outcome.seconds.items():
-                seconds[phase] += spent
-        changed = self.search.tell(outcomes)
-        failed = sum(outcome.failure is not None for outcome in outcomes)
-        seconds["other"] = max(0.0, time.perf_counter() - began - sum(seconds.values()))
-        front = tuple(member.id for member in self.search.population)
-        record = GenerationRecord(
-            generation=number,
-            hypervolume=self.search.hypervolume,
-            front=front,
-            proposed=asked.proposed,
-            accepted=len(outcomes),
-            evaluated=len(outcomes) - failed,
-            failed=failed,
-            total_epochs=self.total_epochs,
-            seconds=seconds,
-        )
-        self.history.record_generation(record)
-        if changed:
-            self._emit("on_front_changed", self.history.front())
-        self._emit("on_generation_end", record)
-        return len(asked.children)
-
-    def _request(self, child: Child) -> EvaluationRequest:
-        if child.parent is None or not self.trainer.inherit:
-            return EvaluationRequest(child, None, {})
-        parent = next(member.spec for member in self.search.population if member.id == child.parent)
-        return EvaluationRequest(child, parent, {"": self.history.weights(child.parent)})
-
-    def _test(self) -> None:
-        """Measures the front's error on the test split, where there is one.
-
-        Raises:
-            SearchError: if that fails; the search itself is complete.
-        """
-        requests = {m.id: TestRequest(m.spec, {"": self.history.weights(m.id)}) for m in self.search.population}
-        try:
-            errors = {member: self.ranks.measure_test(self.evaluator, request) for member, request in requests.items()}
-        except Exception as error:
-            raise SearchError(
-                f"the search is complete, but its front could not be measured on the test split ({type(error).__name__}: {error}); "
-                f"load({str(self.history.run_dir)!r}) gives the front"
-            ) from error
-        self.history.record_test_errors({member: by_task for member, by_task in errors.items() if by_task})
-
-    def _emit_candidate(self, event: str, candidate: int) -> None:
-        """Tells the callbacks of a candidate, which is read only if there are any."""
-        if self.trainer.callbacks:
-            self._emit(event, self.history.candidate(candidate))
-
-    def _emit(self, event: str, *arguments: object) -> None:
-        """Tells the callbacks.
-
-        Raises:
-            SearchError: if one raises.
-        """
-        for callback in self.trainer.callbacks:
-            try:
-                getattr(callback, event)(self.info, *arguments)
-            except Exception as error:
-                text = f"{type(callback).__name__}.{event} raised {type(error).__name__}: {error}"
-                if event != "on_search_exception":
-                    raise SearchError(f"the search stops: {text}") from error
-                warnings.warn(text, stacklevel=2)  # the exception that is being told matters more, and the other callbacks must hear it
-
-
-def _legal(
-    specs: Sequence[GraphSpec], measures: Mapping[str, Callable[[GraphSpec], float]], limits: Limits
-) -> tuple[list[GraphSpec], list[str]]:
-    """Returns the starting networks inside the limits, and why the others were dropped."""
-    legal, dropped = [], []
-    for spec in specs:
-        violation = limits.violation({key: measure(spec) for key, measure in measures.items()})
-        if violation:
-            dropped.append(violation)
-        else:
-            legal.append(spec)
-    if not legal:
-        raise SearchError(f"no starting network meets the limits: {'; '.join(dropped)}. Widen the limits or give another space")
-    return legal, dropped
-
-
-def _bounds(objectives: Sequence[Objective], starts: Sequence[GraphSpec], limits: Limits, outputs: int) -> dict[str, tuple[float, float]]:
-    """Returns the bounds of the hypervolume: a tenth to ten times the starting networks, or the limits; what is trained has its own.
-
-    Raises:
-        ObjectiveError: if an objective's own bounds leave no room between them.
-    """
-    bounds = {}
-    for objective in objectives:
-        if isinstance(objective, SpecObjective):
-            values = [objective.checked(spec) for spec in starts]
-            low, high = limits.ranges.get(objective.key, (0.0, float("inf")))
-            low, high = max(low, min(values) / 10), min(high, max(values) * 10)
-            bounds[objective.key] = (low, high if low < high else low * 10)
-        elif isinstance(objective, TrainedObjective):
-            low, high = bounds[objective.key] = objective.bounds(outputs)
-            if not low < high:
-                raise ObjectiveError(f"objective {objective.key} has the bounds {low} and {high}: give the best, then the worst value")
-    return bounds
-
-
-def _new_directory() -> Path:
-    """Returns a directory that no other search has, named by the time."""
-    name = Path("lemonade_runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for directory in (name, *(name.with_name(f"{name.name}_{number}") for number in range(2, 100))):
-        try:
-            directory.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise ConfigurationError(f"no run directory can be made in {directory.parent}: {error}; give run_dir") from error
-        return directory
-    raise ConfigurationError(f"{name} and 98 more directories beside it exist: give run_dir")
-
-
-def _training(schedule: str, epochs: int | None, initial_epochs: int | None) -> Training:
-    presets = {"default": Training(), "paper": PAPER_TRAINING}
-    if schedule not in presets:
-        raise ConfigurationError(f"schedule must be default or paper, got {schedule!r}")
-    chosen = presets[schedule]
-    return replace(
-        chosen,
-        epochs=chosen.epochs if epochs is None else epochs,
-        initial_epochs=chosen.initial_epochs if initial_epochs is None else initial_epochs,
-    )
-
-
-def _seconds(max_time: str) -> float:
-    try:
-        days, hours, minutes, seconds = (int(part) for part in max_time.split(":"))
-        if min(days, hours, minutes, seconds) < 0:
-            raise ValueError
-    except (ValueError, AttributeError):
-        raise ConfigurationError(f"max_time must be DD:HH:MM:SS, for instance 00:08:00:00 for eight hours, got {max_time!r}") from None
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
-
-
-def _config(trainer: LemonadeTrainer, data: TaskData) -> dict[str, Any]:
-    """Returns the configuration as JSON values."""
-    return {
-        "objectives": [objective.key for objective in trainer.objectives],
-        "limits": {key: [low, high if high != float("inf") else None] for key, (low, high) in trainer.limits.ranges.items()},
-        "max_generations": trainer.max_generations,
-        "max_seconds": trainer.max_seconds,
-        "proposals": trainer.proposals,
-        "accepted": trainer.accepted,
-        "training": asdict(trainer.training),
-        "inherit": trainer.inherit,
-        "sampling": trainer.sampling,
-        "seed": trainer.seed,
-        "calibration_size": trainer.calibration_size,
-        "threads_per_child": torch.get_num_threads(),
-        "data": f"{type(data.inner).__module__}.{type(data.inner).__qualname__}",
-        "trainer": {name: str(value) for name, value in trainer.trainer_kwargs.items()},
-    }
+def _check_trainer_arguments(arguments: Mapping[str, Any]) -> None:
+    known = inspect.signature(pl.Trainer).parameters
+    for name, value in arguments.items():
+        if name in RESERVED:
+            raise ConfigurationError(f"{name} of pytorch_lightning.Trainer can't be given to a search: {RESERVED[name]}")
+        if name not in known:
+            meant = difflib.get_close_matches(name, [*known, *inspect.signature(LemonadeTrainer).parameters], 1)
+            hint = f"did you mean {meant[0]}?" if meant else "see the documentation of both"
+            raise ConfigurationError(f"neither LemonadeTrainer nor pytorch_lightning.Trainer has an argument {name}: {hint}")
+        if name == "strategy" and not isinstance(value, str):
+            raise ConfigurationError("strategy must be a text, for instance 'ddp', since a new trainer is made for each child")

@@ -14,7 +14,7 @@ from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError, ObjectiveError, SearchError
 from lightning_lemonade.history import History
 from lightning_lemonade.objectives import SpecObjective, TrainedObjective
-from lightning_lemonade.trainer import _new_directory
+from lightning_lemonade.run import new_directory
 
 SMALL = {"max_generations": 2, "proposals": 8, "accepted": 3, "epochs": 1, "initial_epochs": 2, "accelerator": "cpu"}
 
@@ -164,7 +164,7 @@ def test_arguments_that_cannot_be_used_are_named(arguments, error, text):
 
 
 def test_the_papers_schedule_is_one_argument():
-    training = LemonadeTrainer(schedule="paper").training
+    training = LemonadeTrainer(schedule="paper").settings.training
     assert (training.epochs, training.learning_rate, training.warmup) == (20, 0.01, 0.0)
 
 
@@ -347,7 +347,7 @@ def test_arguments_that_lightning_or_a_search_would_stumble_over_later_are_refus
 
 
 def test_objectives_may_be_one_text():
-    assert [objective.key for objective in LemonadeTrainer(objectives="error, params").objectives] == ["error", "params"]
+    assert [objective.key for objective in LemonadeTrainer(objectives="error, params").settings.objectives] == ["error", "params"]
 
 
 def test_what_is_no_data_module_is_named():
@@ -363,6 +363,6 @@ def test_the_number_of_threads_is_restored(tmp_path):
 
 def test_searches_without_a_name_get_directories_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = {_new_directory() for _ in range(5)}
+    made = {new_directory() for _ in range(5)}
     assert len(made) == 5
     assert all(directory.is_dir() for directory in made)

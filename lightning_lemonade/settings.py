@@ -1,0 +1,133 @@
+"""Settings of a search."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_lemonade.callback import SearchCallback
+from lightning_lemonade.errors import ConfigurationError
+from lightning_lemonade.module import PAPER_TRAINING, Training
+from lightning_lemonade.objectives import Objective, SpecObjective
+from lightning_lemonade.search import Limits
+from lightning_lemonade.spaces import ConvNetSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """What a search is asked to do; the arguments of `LemonadeTrainer`, parsed and checked.
+
+    Attributes:
+        objectives: all are minimised.
+        limits: on spec objectives.
+        space: where to search.
+        max_generations: when to stop, or None.
+        max_seconds: when to stop, or None.
+        proposals: children proposed each generation.
+        accepted: children trained each generation.
+        training: of each candidate.
+        inherit: whether children inherit their parent's weights.
+        sampling: `"density"` or `"uniform"`.
+        seed: of every draw.
+        calibration_size: training samples for the transfer of weights.
+        threads_per_child: torch's threads, or None.
+        callbacks: of the search.
+        run_dir: where everything is kept; None for a new folder.
+        trainer_arguments: of `pytorch_lightning.Trainer`.
+
+    Raises:
+        ConfigurationError: if one can't be used.
+    """
+
+    objectives: tuple[Objective, ...]
+    limits: Limits
+    space: ConvNetSpace
+    max_generations: int | None
+    max_seconds: float | None
+    proposals: int
+    accepted: int
+    training: Training
+    inherit: bool
+    sampling: str
+    seed: int
+    calibration_size: int
+    threads_per_child: int | None
+    callbacks: tuple[SearchCallback, ...]
+    run_dir: Path | None
+    trainer_arguments: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Checks all of them."""
+        self._check_numbers()
+        if self.accepted > self.proposals:
+            raise ConfigurationError(f"accepted={self.accepted} of proposals={self.proposals}: propose at least as many as are accepted")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ConfigurationError(f"seed must be a whole number of at least 0, got {self.seed!r}")
+        if self.sampling not in ("density", "uniform"):
+            raise ConfigurationError(f"sampling must be density or uniform, got {self.sampling!r}")
+        keys = {objective.key for objective in self.objectives if isinstance(objective, SpecObjective)}
+        unknown = set(self.limits.ranges) - keys
+        if unknown:
+            raise ConfigurationError(
+                f"limits on {', '.join(sorted(unknown))}: limits go with spec objectives, here {', '.join(sorted(keys))}"
+            )
+
+    def _check_numbers(self) -> None:
+        numbers = {
+            "max_generations": self.max_generations,
+            "proposals": self.proposals,
+            "accepted": self.accepted,
+            "calibration_size": self.calibration_size,
+            "epochs": self.training.epochs,
+            "initial_epochs": self.training.initial_epochs,
+            "threads_per_child": self.threads_per_child,
+        }
+        for name, value in numbers.items():
+            least = 2 if name == "calibration_size" else 1
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ConfigurationError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what a run records of them, as JSON values."""
+        return {
+            "objectives": [objective.key for objective in self.objectives],
+            "limits": {key: [low, high if high != float("inf") else None] for key, (low, high) in self.limits.ranges.items()},
+            "max_generations": self.max_generations,
+            "max_seconds": self.max_seconds,
+            "proposals": self.proposals,
+            "accepted": self.accepted,
+            "training": asdict(self.training),
+            "inherit": self.inherit,
+            "sampling": self.sampling,
+            "seed": self.seed,
+            "calibration_size": self.calibration_size,
+            "threads_per_child": torch.get_num_threads(),
+            "trainer": {name: str(value) for name, value in self.trainer_arguments.items()},
+        }
+
+
+def parse_training(schedule: str, epochs: int | None, initial_epochs: int | None) -> Training:
+    """Returns the settings of training of a schedule by name, with other numbers of epochs if given."""
+    presets = {"default": Training(), "paper": PAPER_TRAINING}
+    if schedule not in presets:
+        raise ConfigurationError(f"schedule must be default or paper, got {schedule!r}")
+    chosen = presets[schedule]
+    return replace(
+        chosen,
+        epochs=chosen.epochs if epochs is None else epochs,
+        initial_epochs=chosen.initial_epochs if initial_epochs is None else initial_epochs,
+    )
+
+
+def parse_time(max_time: str) -> float:
+    """Returns the seconds of a time given as `"DD:HH:MM:SS"`."""
+    try:
+        days, hours, minutes, seconds = (int(part) for part in max_time.split(":"))
+        if min(days, hours, minutes, seconds) < 0:
+            raise ValueError
+    except (ValueError, AttributeError):
+        raise ConfigurationError(f"max_time must be DD:HH:MM:SS, for instance 00:08:00:00 for eight hours, got {max_time!r}") from None
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
