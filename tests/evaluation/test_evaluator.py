@@ -86,6 +86,37 @@ def test_a_training_that_fails_is_a_failure_with_its_reason(factory, kind, text)
     assert not evaluation.weights
 
 
+@pytest.mark.parametrize("clip", [1e-9, None])
+def test_a_steps_gradient_is_no_larger_than_asked_for(parent, clip):
+    evaluator = make_evaluator(gradient_clip=clip, weight_decay=0.0)
+    outcome = evaluator.evaluate(EvaluationRequest(Child(SPEC, 1, 0, (), {}, 1), SPEC, parent[1].weights))
+    moved = max(
+        float((tensor - parent[1].weights[""][name]).abs().max())
+        for name, tensor in outcome.weights[""].items()
+        if name.endswith((".weight", ".bias"))
+    )
+    assert (moved < 1e-6) == (clip is not None)
+
+
+class Manual(LemonadeModule):
+    def __init__(self, spec, training):
+        super().__init__(spec, training)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimiser = self.optimizers()
+        optimiser.zero_grad()
+        loss = super().training_step(batch, batch_idx)
+        self.manual_backward(loss)
+        optimiser.step()
+        return loss
+
+
+def test_a_module_that_steps_by_itself_clips_by_itself():
+    evaluation = make_evaluator(Manual).evaluate(EvaluationRequest(Child(SPEC, 0, None, (), {}, 0), None, {}))
+    assert evaluation.outcome.failure is None
+
+
 def test_seeding_restores_the_global_generators():
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     with seeded(7):
