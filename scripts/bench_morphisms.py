@@ -8,7 +8,8 @@ Then each layer is changed in turn, in every way that is compared; layers that a
 
 halving: half of a layer's filters go. torch-pruning, from the package index, is one of the ways if it is installed.
 separable: a convolution becomes depthwise-separable. removal: a layer goes. others: the remaining operators.
-cost: calibration passes (counted by a hook), seconds for them, for solving and for the rest; proposals a second on 60 nodes.
+cost: forwards over the calibration images (multiply-adds of layers, in those of one forward of the parent), seconds for them, for solving
+    and for the rest; proposals a second on 60 nodes.
 memory: the peak of a transfer on a network of 10 million parameters, in a process of its own, beside that of a plain pass.
 """
 
@@ -47,6 +48,7 @@ from lightning_lemonade.morphisms import (
 from lightning_lemonade.morphisms import prune as prune_module
 from lightning_lemonade.morphisms.choice import ReaderMaker
 from lightning_lemonade.morphisms.moments import reestimated
+from lightning_lemonade.morphisms.passes import Pass
 from lightning_lemonade.morphisms.prune import carried, largest
 from lightning_lemonade.morphisms.separable import RefitPair
 from lightning_lemonade.morphisms.solve import Refit, divergence, layers_below, observe, solved
@@ -272,28 +274,23 @@ def available(ways: dict[str, Way]) -> dict[str, Way]:
 
 @dataclass
 class Clock:
-    """Seconds and passes of one change."""
+    """Multiply-adds of layers and seconds of one change."""
 
-    passes: float = 0.0
+    multiply_adds: int = 0
     passing: float = 0.0
     solving: float = 0.0
 
 
 @contextmanager
-def clocked(size: int) -> Iterator[Clock]:
-    """Counts the samples that pass through networks, in calibration batches, and the time for that and for solving."""
-    clock, began = Clock(), [0.0]
+def clocked() -> Iterator[Clock]:
+    """Counts what passes through layers, and the time for the passes and for solving."""
+    clock = Clock()
 
-    def before(module: nn.Module, _: object) -> None:
-        if isinstance(module, fx.GraphModule):
-            began[0] = time.perf_counter()
+    def after(module: nn.Module, _: object, output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            clock.multiply_adds += output.numel() * module.weight[0].numel()
 
-    def after(module: nn.Module, inputs: tuple[Tensor, ...], _: object) -> None:
-        if isinstance(module, fx.GraphModule):
-            clock.passes += len(inputs[0]) / size
-            clock.passing += time.perf_counter() - began[0]
-
-    def timed(owner: object, name: str, *, inside: bool) -> Callable[[], None]:
+    def timed(owner: object, name: str, spend: Callable[[float], None]) -> Callable[[], None]:
         original = getattr(owner, name)
 
         def measured(*arguments: object, **options: object) -> object:
@@ -301,42 +298,56 @@ def clocked(size: int) -> Iterator[Clock]:
             try:
                 return original(*arguments, **options)
             finally:
-                spent = time.perf_counter() - start
-                clock.solving += spent
-                clock.passing -= spent if inside else 0.0
+                spend(time.perf_counter() - start)
 
         setattr(owner, name, measured)
         return lambda: setattr(owner, name, original)
 
-    handles = [nn.modules.module.register_module_forward_pre_hook(before), nn.modules.module.register_module_forward_hook(after)]
-    undo = [timed(cls, name, inside=True) for cls, name in ((Refit, "solve"), (RefitPair, "solve"), (ReaderMaker, "__call__"))]
-    undo.append(timed(prune_module, "eliminated", inside=False))
+    def passing(spent: float) -> None:
+        clock.passing += spent
+
+    def solving(spent: float) -> None:
+        clock.solving += spent
+
+    def inside(spent: float) -> None:
+        solving(spent)
+        passing(-spent)
+
+    undo = [timed(cls, name, inside) for cls, name in ((Refit, "solve"), (RefitPair, "solve"), (ReaderMaker, "__call__"))]
+    undo += [timed(prune_module, "eliminated", solving), timed(Pass, "run_from", passing)]
+    handle = nn.modules.module.register_module_forward_hook(after)
     try:
         yield clock
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
         for restore in undo:
             restore()
 
 
 def show_cost(case: Case, name: str, limit: int) -> None:
     """Prints what one change costs, by operator and mode: the mean over the layers."""
-    print(f"\n{name}, cost of one change ({len(case.calibration)} calibration images; means over the layers)")
-    print("| operator | mode | calibration passes | passes, s | solving, s | rest, s |\n|---|---|---|---|---|---|")
+    with clocked() as whole, torch.no_grad():
+        case.network(case.calibration)
+    print(f"\n{name}, cost of one change ({len(case.calibration)} calibration images; means and most over the layers)")
+    print("| operator | mode | calibration forwards | most | forwards, s | solving, s | rest, s |\n|---|---|---|---|---|---|---|")
     for kind in (PruneFilters, RemoveLayer, RemoveSkip, ShrinkKernel, ToSeparable, MergeLayers):
         mutations = changes(case, kind)[:limit]
         for way in ("simple", "cheap", "best"):
             rows = []
             for mutation in mutations:
-                with clocked(len(case.calibration)) as clock:
+                with clocked() as clock:
                     began = time.perf_counter()
                     mode(way)(case, mutation)
                     total = time.perf_counter() - began
-                rows.append((clock.passes, clock.passing, clock.solving, total - clock.passing - clock.solving))
+                rows.append(
+                    (clock.multiply_adds / whole.multiply_adds, clock.passing, clock.solving, total - clock.passing - clock.solving)
+                )
             if rows:
                 passes, *seconds = (statistics.mean(column) for column in zip(*rows, strict=True))
-                print(f"| {kind.kind} | {way} | {passes:.2f} | {' | '.join(f'{value:.3f}' for value in seconds)} |", flush=True)
+                most = max(row[0] for row in rows)
+                print(
+                    f"| {kind.kind} | {way} | {passes:.2f} | {most:.2f} | {' | '.join(f'{value:.3f}' for value in seconds)} |", flush=True
+                )
 
 
 def show_proposals(spec: GraphSpec, seconds: float) -> None:
