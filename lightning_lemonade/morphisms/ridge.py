@@ -9,6 +9,8 @@ from lightning_lemonade.morphisms.patches import Patches, Rows, chunks
 
 RIDGE = 1e-3
 """Relative to the mean of the Gram matrix's diagonal."""
+STRONGER = 1e3
+"""How many times the ridge where the system can't be solved with it."""
 STEPS = 4
 """How often the ridge regression is repeated from its own result (iterated Tikhonov): directions that the data shows well are solved
 exactly, whereas duplicated and dead channels stay where they are."""
@@ -26,14 +28,21 @@ def ridge_change(gram: Tensor, cross: Tensor) -> Tensor:
         cross: (..., columns, outputs): the inputs' products with the residual.
 
     Returns:
-        (..., columns, outputs); zeros where the inputs are all zero.
+        (..., columns, outputs); zeros where the inputs are all zero, and everywhere if they aren't finite.
     """
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     strength = RIDGE * diagonal.mean(-1, keepdim=True)
     added = torch.where(strength > 0, strength, 1.0).expand_as(diagonal).clone()
     diagonal += added
-    factor = torch.linalg.cholesky(gram)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if failed.any():  # by rounding, where inputs hardly vary about a large mean
+        more = added * (STRONGER - 1) * (failed > 0)[..., None]
+        diagonal += more
+        added += more
+        factor, failed = torch.linalg.cholesky_ex(gram)
     change = torch.zeros_like(cross)
+    if failed.any():
+        return change
     for step in range(STEPS):  # (G + l) d' = c + l d
         right = cross + added[..., None] * change if step else cross
         change = torch.cholesky_solve(right, factor)

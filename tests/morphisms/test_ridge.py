@@ -74,3 +74,17 @@ def test_a_weight_of_another_shape_is_refused() -> None:
     case = problem(torch.zeros(4, 3, 3, 3), torch.zeros(4, 3, 3, 3))
     with pytest.raises(ValueError, match="doesn't fit 3 channels"):
         refit(Problem(**{**vars(case), "weight": torch.zeros(4, 2, 3, 3)}))
+
+
+def test_a_system_that_rounding_has_left_negative_is_solved_with_more_ridge() -> None:
+    gram = torch.eye(3, dtype=torch.float64)
+    gram[0, 0] = -0.01
+    cross = torch.ones(3, 2, dtype=torch.float64)
+    change = ridge_change(torch.stack([gram, torch.eye(3, dtype=torch.float64)]), torch.stack([cross, cross]))
+    assert change.isfinite().all()
+    torch.testing.assert_close(change[1], cross, rtol=0.01, atol=0)  # the other system of the batch has its own ridge
+
+
+def test_inputs_that_are_not_finite_change_nothing() -> None:
+    gram = torch.full((2, 2), torch.nan, dtype=torch.float64)
+    assert not ridge_change(gram, torch.ones(2, 1, dtype=torch.float64)).any()
