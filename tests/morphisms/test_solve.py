@@ -83,13 +83,13 @@ def test_statistics_are_measured_anew_where_that_helps(monkeypatch: pytest.Monke
     x = batch(spec, size=64)
     state, held = calibrated(spec, uneven_state(spec), x), slice(3, None, 4)
     old, gains = outputs(spec, state, x)[held], []
-    for kind, site in ((kind, site) for kind in (PruneFilters, ToSeparable, RemoveLayer) for site in kind.sites(spec)):
+    changes = [kind.at(site, mode="cheap") for kind in (PruneFilters, ToSeparable, RemoveLayer) for site in kind.sites(spec)]
+    for mutation in changes:
         lost = []
         for measured in (True, False):
             with monkeypatch.context() as patch:
                 if not measured:
                     patch.setattr(solve, "_measured", lambda *_: {})
-                mutation = kind.at(site, mode="cheap")
                 child = mutation.rewrite(spec)
                 lost.append(divergence(old, outputs(child, mutation.transfer(spec, state, child, x, generator()), x)[held]))
         gains.append(lost[1] - lost[0])
