@@ -40,6 +40,8 @@ RESERVED = {
     "use_distributed_sampler": "a search sets it itself",
 }
 """Arguments of `pytorch_lightning.Trainer` that a search keeps for itself, and what to use instead."""
+ONE_THREAD = 256
+"""Samples of up to so many numbers are trained on by one thread: more threads are slower, and wait for each other on a busy machine."""
 
 
 class LemonadeTrainer:
@@ -60,7 +62,7 @@ class LemonadeTrainer:
         sampling: `"density"` (the paper's) or `"uniform"`.
         seed: of every draw.
         calibration_size: training samples for the transfer of weights.
-        threads_per_child: torch's threads; by default left as they are.
+        threads_per_child: torch's threads; by default one where a sample has no more than 256 numbers, else left as they are.
         module: makes a module from a spec and the settings of training; a subclass of LemonadeModule will do.
         callbacks: of the search (`SearchCallback`), or of each child's training: Lightning callbacks, which are copied for every child, or
             classes and functions that make one.
@@ -135,7 +137,6 @@ class LemonadeTrainer:
             raise DataError(f"search needs a LightningDataModule, got {type(datamodule).__name__}")
         ranks = launch(self.settings.trainer_arguments)
         threads = torch.get_num_threads()
-        torch.set_num_threads(self.settings.threads_per_child or threads)
         try:
             return load(self._search(ranks, datamodule))
         finally:
@@ -148,6 +149,8 @@ class LemonadeTrainer:
         with seeded(derived_seed(self.settings.seed, "data")):
             data = TaskData(datamodule)
             calibration = data.calibration(self.settings.calibration_size, self.settings.seed)
+        small = calibration[0].numel() <= ONE_THREAD
+        torch.set_num_threads(self.settings.threads_per_child or (1 if small else torch.get_num_threads()))
         evaluator = Evaluator(
             tasks={"": data},
             calibration={"": calibration},

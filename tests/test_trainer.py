@@ -355,10 +355,16 @@ def test_what_is_no_data_module_is_named():
         LemonadeTrainer().search(None)
 
 
-def test_the_number_of_threads_is_restored(tmp_path):
+@pytest.mark.parametrize(("given", "used"), [(3, 3), (None, 1)])
+def test_tiny_images_are_trained_on_by_one_thread_unless_told_otherwise(tmp_path, given, used):
     before = torch.get_num_threads()
-    LemonadeTrainer(run_dir=tmp_path / "run", threads_per_child=before + 1, **TINY).search(DigitsDataModule())
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(2)
+    try:
+        LemonadeTrainer(run_dir=tmp_path / "run", threads_per_child=given, **TINY).search(DigitsDataModule())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert History.open(tmp_path / "run").config["threads_per_child"] == used
 
 
 def test_searches_without_a_name_get_directories_of_their_own(tmp_path, monkeypatch):
