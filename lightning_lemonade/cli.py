@@ -43,7 +43,7 @@ def main(args: list[str] | None = None) -> int:
         args: what stands behind the program's name; `sys.argv`'s if None.
 
     Returns:
-        The exit code: 0, 2 after an error that was told in one line, 130 after Ctrl-C.
+        The exit code: 0, 2 after an error that was told in one line, 130 after Ctrl-C, 143 where a SIGTERM ended a training.
     """
     try:
         return _run(sys.argv[1:] if args is None else list(args))
@@ -55,6 +55,9 @@ def main(args: list[str] | None = None) -> int:
     except SystemExit as stop:  # --help and --print_config; Lightning turns Ctrl-C into exit(1)
         if isinstance(stop.__context__, KeyboardInterrupt):
             return 130
+        if type(stop).__name__ == "SIGTERMException":  # Lightning's; its import would take seconds
+            sys.stderr.write("error: stopped by SIGTERM\n")
+            return 143
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
 

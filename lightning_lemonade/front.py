@@ -127,10 +127,10 @@ class Candidate:
         Raises:
             HistoryError: if the weights are missing or damaged.
         """
-        from lightning_lemonade.module import LemonadeModule  # noqa: PLC0415 (Lightning takes seconds to import; most readers don't need it)
+        from lightning_lemonade.module import LemonadeModule, Training  # noqa: PLC0415 (Lightning takes seconds to import; most readers don't need it)
 
         with torch.random.fork_rng(devices=[]):  # the weights that it draws are replaced
-            module = LemonadeModule(self.spec)
+            module = LemonadeModule(self.spec, Training(channels_last=False))  # a user's view() and safetensors want it so
         module.network.load_state_dict(self._build().state_dict())
         return module
 

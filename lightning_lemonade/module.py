@@ -26,8 +26,10 @@ class Training:
         momentum: of SGD (Nesterov).
         weight_decay: on all weights but learnt gates (of Mix and of relaxed activations).
         warmup: share of the steps that the warm-up takes.
-        gradient_clip: largest norm of a step's gradient; None leaves it as it is. Weights that were solved for lie where a step at the
-            from-scratch rate can be too large.
+        gradient_clip: largest norm of a step's gradient, where the trainer has no limit of its own; None leaves it as it is. Weights that
+            were solved for lie where a step at the from-scratch rate can be too large.
+        channels_last: whether convolutions are laid out so that channels are neighbours in memory, which is faster: see
+            `graph.build.channels_last`. Code that looks into the network then needs `reshape` in place of `view`.
     """
 
     epochs: int = 3
@@ -37,6 +39,7 @@ class Training:
     weight_decay: float = 5e-4
     warmup: float = 0.1
     gradient_clip: float | None = 1.0
+    channels_last: bool = True
 
 
 PAPER_TRAINING = Training(epochs=20, initial_epochs=20, learning_rate=0.01, warmup=0.0, gradient_clip=None)
@@ -63,7 +66,8 @@ class LemonadeModule(pl.LightningModule):
         self.spec = spec
         self.training_settings = training or Training()
         self.network = build(spec)
-        channels_last(self.network)
+        if self.training_settings.channels_last:
+            channels_last(self.network)
         self.accuracy = MulticlassAccuracy(num_classes=max(2, spec.output_shape[0]), average="micro")
 
         self.loss_terms: list[LossTerm] = []
@@ -95,6 +99,14 @@ class LemonadeModule(pl.LightningModule):
         """Logs `val_error`, the share of wrong answers."""
         self.log("val_error", 1.0 - self.accuracy.compute())
         self.accuracy.reset()
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips as the trainer says, and as the settings do if it says nothing; not called under manual optimisation."""
+        if gradient_clip_val is None and gradient_clip_algorithm is None:
+            gradient_clip_val = self.training_settings.gradient_clip
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401
         """Returns SGD with one cosine schedule over all steps of the training."""

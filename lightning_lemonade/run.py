@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from lightning_lemonade.callback import SearchInfo
-from lightning_lemonade.errors import ConfigurationError, ObjectiveError, SearchError
+from lightning_lemonade.errors import ConfigurationError, HistoryError, ObjectiveError, SearchError
 from lightning_lemonade.evaluation import EvaluationRequest, Evaluator, TaskData, TestRequest, timed
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import History
@@ -84,8 +84,11 @@ class Run:
             self._test()
             self._emit("on_search_end")
         except BaseException as error:
-            if not finished:
-                self.history.finish("stopped", f"{type(error).__name__}: {error}")
+            try:
+                if not finished:
+                    self.history.finish("stopped", f"{type(error).__name__}: {error}")
+            except HistoryError as other:  # the first error matters more, and the callbacks must hear of it
+                warnings.warn(f"the end of the search could not be recorded: {other}", stacklevel=2)
             self._emit("on_search_exception", error)
             raise
         finally:

@@ -66,6 +66,8 @@ class SearchSettings:
             raise ConfigurationError(f"accepted={self.accepted} of proposals={self.proposals}: propose at least as many as are accepted")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ConfigurationError(f"seed must be a whole number of at least 0, got {self.seed!r}")
+        if not isinstance(self.inherit, bool):
+            raise ConfigurationError(f"inherit must be true or false, got {self.inherit!r}")
         if self.sampling not in ("density", "uniform"):
             raise ConfigurationError(f"sampling must be density or uniform, got {self.sampling!r}")
         keys = {objective.key for objective in self.objectives if isinstance(objective, SpecObjective)}

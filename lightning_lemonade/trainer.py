@@ -36,10 +36,19 @@ RESERVED = {
     "max_time": "use LemonadeTrainer's own max_time",
     "min_epochs": "use epochs and initial_epochs",
     "min_steps": "use epochs and initial_epochs",
+    "overfit_batches": "it validates on training images",
     "num_sanity_val_steps": "children are validated before they are trained",
     "use_distributed_sampler": "a search sets it itself",
 }
 """Arguments of `pytorch_lightning.Trainer` that a search keeps for itself, and what to use instead."""
+HALF_WEIGHTS = {"bf16-true": "bf16-mixed", "16-true": "16-mixed", "64-true": "32-true", "64": "32-true"}
+"""Precisions in which a network's weights would be kept, and what to use instead."""
+REFUSED_CALLBACKS = {
+    pl.callbacks.Checkpoint: "the run directory keeps the weights",
+    pl.callbacks.EarlyStopping: "every child is trained for its epochs, and validated after them",
+    pl.callbacks.LearningRateMonitor: "a child's training has no logger",
+}
+"""Lightning callbacks that make no sense in a child's training, and why."""
 ONE_THREAD = 256
 """Samples of up to so many numbers are trained on by one thread: more threads are slower, and wait for each other on a busy machine."""
 
@@ -97,6 +106,8 @@ class LemonadeTrainer:
         run_dir: str | Path | None = None,
         **trainer_kwargs: Any,  # noqa: ANN401 (Lightning's own)
     ) -> None:
+        if not isinstance(callbacks, list | tuple):
+            raise ConfigurationError(f"callbacks must be a list, got {callbacks!r}")
         self.settings = SearchSettings(
             objectives=tuple(resolve(objectives)),
             limits=Limits.parse(limits),
@@ -133,8 +144,11 @@ class LemonadeTrainer:
             HistoryError: if the run directory holds a run already.
             DataError: if the data module yields something else.
         """
-        if not all(callable(getattr(datamodule, name, None)) for name in ("setup", "train_dataloader", "val_dataloader")):
-            raise DataError(f"search needs a LightningDataModule, got {type(datamodule).__name__}")
+        if isinstance(datamodule, type) or not all(
+            callable(getattr(datamodule, name, None)) for name in ("setup", "train_dataloader", "val_dataloader")
+        ):
+            shown = f"the class {datamodule.__name__}: make one" if isinstance(datamodule, type) else type(datamodule).__name__
+            raise DataError(f"search needs a LightningDataModule, got {shown}")
         ranks = launch(self.settings.trainer_arguments)
         threads = torch.get_num_threads()
         try:
@@ -184,6 +198,9 @@ def _factory(callback: pl.Callback | Callable[[], pl.Callback]) -> Callable[[], 
     Raises:
         ConfigurationError: if it is neither a callback nor makes one.
     """
+    for refused, why in REFUSED_CALLBACKS.items():
+        if isinstance(callback, refused) or (isinstance(callback, type) and issubclass(callback, refused)):
+            raise ConfigurationError(f"callbacks: {refused.__name__} can't be used in a search: {why}")
     if isinstance(callback, pl.Callback):
         return lambda: copy.deepcopy(callback)
     search_class = isinstance(callback, type) and issubclass(callback, SearchCallback)
@@ -203,5 +220,7 @@ def _check_trainer_arguments(arguments: Mapping[str, Any]) -> None:
             meant = difflib.get_close_matches(name, [*known, *inspect.signature(LemonadeTrainer).parameters], 1)
             hint = f"did you mean {meant[0]}?" if meant else "see the documentation of both"
             raise ConfigurationError(f"neither LemonadeTrainer nor pytorch_lightning.Trainer has an argument {name}: {hint}")
+        if name == "precision" and str(value) in HALF_WEIGHTS:
+            raise ConfigurationError(f"precision={value!r}: a search keeps weights in float32; give {HALF_WEIGHTS[str(value)]}")
         if name == "strategy" and not isinstance(value, str):
             raise ConfigurationError("strategy must be a text, for instance 'ddp', since a new trainer is made for each child")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_lemonade import cli
 from lightning_lemonade.callback import SearchCallback, SearchInfo
@@ -171,12 +172,14 @@ def lightning_exit() -> SystemExit:
     return error
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (lightning_exit(), 130), (HistoryError("in\nuse"), 2)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (lightning_exit(), 130), (SIGTERMException(), 143), (HistoryError("in\nuse"), 2)]
+)
 def test_exit_codes(calls: list[Any], error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     FakeTrainer.raises = error
     assert cli.main(["search"]) == code
     assert calls
-    assert capsys.readouterr().err == ("error: in use\n" if code == 2 else "")
+    assert capsys.readouterr().err == {2: "error: in use\n", 143: "error: stopped by SIGTERM\n"}.get(code, "")
 
 
 def test_show_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

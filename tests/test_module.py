@@ -72,3 +72,10 @@ def test_the_validation_error_is_the_share_of_wrong_answers():
 def test_a_batch_that_is_no_pair_of_tensors_is_refused(batch):
     with pytest.raises(DataError, match="must be"):
         pair(batch)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_layout_in_memory_is_a_setting(asked):
+    weight = LemonadeModule(GATED, Training(channels_last=asked)).network.get_submodule("n3").weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) == asked
+    assert weight.is_contiguous() != asked

@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback, load
@@ -372,3 +373,48 @@ def test_searches_without_a_name_get_directories_of_their_own(tmp_path, monkeypa
     made = {new_directory() for _ in range(5)}
     assert len(made) == 5
     assert all(directory.is_dir() for directory in made)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"precision": "bf16-true"}, "give bf16-mixed"),
+        ({"callbacks": [pl.callbacks.ModelCheckpoint()]}, "Checkpoint can't be used in a search: the run directory"),
+        ({"callbacks": [pl.callbacks.LearningRateMonitor]}, "LearningRateMonitor can't"),
+        ({"callbacks": [pl.callbacks.EarlyStopping("val_error")]}, "EarlyStopping can't"),
+        ({"callbacks": None}, "callbacks must be a list, got None"),
+        ({"inherit": "no"}, "inherit must be true or false, got 'no'"),
+        ({"limits": 5}, "limits must be given by name"),
+        ({"overfit_batches": 1}, "validates on training images"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_a_search(arguments, text):
+    with pytest.raises(ConfigurationError, match=text):
+        LemonadeTrainer(**arguments)
+
+
+def test_a_class_in_place_of_a_data_module_is_named():
+    with pytest.raises(DataError, match="got the class DigitsDataModule: make one"):
+        LemonadeTrainer().search(DigitsDataModule)
+
+
+class Sabotage(SearchCallback):
+    def __init__(self):
+        self.heard = None
+
+    def on_generation_start(self, search, generation):
+        search.history.finish = self.refuse
+        raise ValueError("the first error")
+
+    def refuse(self, status, reason):
+        raise HistoryError("the disk is full")
+
+    def on_search_exception(self, search, error):
+        self.heard = error
+
+
+def test_callbacks_hear_of_the_end_also_where_it_cannot_be_recorded(tmp_path):
+    callback = Sabotage()
+    with pytest.warns(UserWarning, match="the disk is full"), pytest.raises(SearchError, match="the first error") as raised:
+        LemonadeTrainer(run_dir=tmp_path / "run", callbacks=[callback], **TINY).search(DigitsDataModule())
+    assert callback.heard is raised.value

@@ -138,12 +138,9 @@ class Evaluator:
             try:
                 with timed(seconds, "fit"):
                     self._introduce(heirs, module, request, task)
-                    # a module that steps its optimisers itself clips by itself, too
-                    clip = {"gradient_clip_val": self.training.gradient_clip if module.automatic_optimization else None}
-                    arguments = clip | self._arguments() | {"max_epochs": epochs, "limit_val_batches": 0}
+                    arguments = self._arguments() | {"max_epochs": epochs, "limit_val_batches": 0}
                     pl.Trainer(**arguments, callbacks=[watch, *callbacks]).fit(module, datamodule=data)
-                if not watch.images:
-                    raise ConfigurationError("the training saw no batch: see train_dataloader's batch size and limit_train_batches")
+                _check_trained(module, watch.images)
             finally:
                 results[task] = TaskResult(start, {}, watch.epochs, watch.images, sum(heir.teacher_images for heir in heirs))
             with timed(seconds, "validate"):
@@ -204,6 +201,15 @@ class Evaluator:
         return LEAN | self.trainer_arguments
 
 
+def _check_trained(module: LemonadeModule, images: int) -> None:
+    """Raises unless a training saw images and left finite weights."""
+    if not images:
+        raise ConfigurationError("the training saw no batch: see train_dataloader's batch size and limit_train_batches")
+    bad = [name for name, tensor in module.network.state_dict().items() if not tensor.isfinite().all()]
+    if bad:
+        raise EvaluationError(f"the trained weights {', '.join(bad[:3])} are nan or infinite: lower the learning rate")
+
+
 def joints(parent: GraphSpec, child: GraphSpec) -> list[str]:
     """Returns the nodes at which a child meets its parent again: the same op and output shape, reading something that changed.
 
@@ -251,10 +257,10 @@ class _Watch(pl.Callback):
         self.images += len(pair(batch)[0]) * trainer.world_size
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):  # summed on the device: looking at each one would make every step wait
-            self._losses = self._losses + loss.detach()
+            self._losses = self._losses + loss.detach().float()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epochs += 1
-        losses = torch.as_tensor(self._losses, device=pl_module.device)
+        losses, self._losses = torch.as_tensor(self._losses, device=pl_module.device), 0.0
         if float(trainer.strategy.reduce((~losses.isfinite().all()).float(), reduce_op="max")):
             raise EvaluationError(f"the loss was nan or infinite in epoch {self.epochs}: lower the learning rate or check the data")

@@ -30,7 +30,7 @@ class Pass(fx.Interpreter):
     def __init__(self, spec: GraphSpec, state: Mapping[str, Tensor]) -> None:
         with torch.device("meta"):
             root, graph = parts(spec)
-        load_state(root, state, assign=True)
+        load_state(root, {name: tensor.detach() for name, tensor in state.items()}, assign=True)
         super().__init__(channels_last(root).eval(), garbage_collect_values=False, graph=graph)
         self.spec = spec
 
@@ -77,6 +77,8 @@ class Pass(fx.Interpreter):
         """
         before, after = before or {}, after or {}
         nodes = self._between(given, wanted)
+        if odd := {*before, *after} - {node.name for node in nodes}:
+            raise ValueError(f"{', '.join(sorted(odd))} don't run between {', '.join(given)} and {', '.join(wanted)}")
         last_use = {source: node for node in nodes for source in node.all_input_nodes}
         self.env = {node: given[node.name] for node in self.graph.nodes if node.name in given}
         found = {name: value for name, value in given.items() if name in wanted}

@@ -102,8 +102,8 @@ def rank_one(weight: Tensor) -> tuple[Tensor, Tensor]:
         closest of its form.
     """
     out, channels, height, width = weight.shape
-    matrices = weight.permute(1, 0, 2, 3).reshape(channels, out, height * width)
-    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    matrices = weight.permute(1, 0, 2, 3).reshape(channels, out, height * width).double()  # half precision has no decomposition
+    left, values, right = (part.to(weight.dtype) for part in torch.linalg.svd(matrices, full_matrices=False))
     kernel = right[:, 0].reshape(channels, 1, height, width)
     mixing = (left[:, :, 0] * values[:, :1]).T.reshape(out, channels, 1, 1)
     return kernel.contiguous(), mixing.contiguous()

@@ -242,7 +242,9 @@ def solved(child: GraphSpec, weights: State, jobs: Sequence[Job], observed: Obse
     logits = network.run_from(observed.shared, [output], before=solving, narrow=observed.split.held)[output]
     below = descendants(child, [*changed, *solving])
     norms = [node.id for node in child.nodes if isinstance(node.op, BatchNorm2d) and node.id in below]
-    return result | _measured(network, norms, observed, divergence(observed.logits, logits)) if norms else result
+    if not norms or len(observed.split.fit) < 2:  # statistics of one image are none
+        return result
+    return result | _measured(network, norms, observed, divergence(observed.logits, logits))
 
 
 def _measured(network: Pass, norms: Sequence[str], observed: Observed, without: float) -> State:

@@ -24,6 +24,8 @@ class Limits:
         Raises:
             ConfigurationError: if a limit is neither.
         """
+        if limits is not None and not isinstance(limits, Mapping):
+            raise ConfigurationError(f"limits must be given by name, for instance {{'params': 2e6}}, got {limits!r}")
         ranges = {}
         for key, value in (limits or {}).items():
             low_high = (0.0, value) if isinstance(value, int | float | str) else value

@@ -99,6 +99,10 @@ def test_a_steps_gradient_is_no_larger_than_asked_for(parent, clip):
 
 
 class Manual(LemonadeModule):
+    """Steps by itself, and hands back no loss, as is usual then."""
+
+    factor = 1.0
+
     def __init__(self, spec, training):
         super().__init__(spec, training)
         self.automatic_optimization = False
@@ -106,15 +110,45 @@ class Manual(LemonadeModule):
     def training_step(self, batch, batch_idx):
         optimiser = self.optimizers()
         optimiser.zero_grad()
-        loss = super().training_step(batch, batch_idx)
-        self.manual_backward(loss)
+        self.manual_backward(super().training_step(batch, batch_idx) * self.factor)
         optimiser.step()
-        return loss
 
 
-def test_a_module_that_steps_by_itself_clips_by_itself():
+class ManualExploding(Manual):
+    factor = float("nan")
+
+
+def test_a_module_that_steps_by_itself_is_trained():
     evaluation = make_evaluator(Manual).evaluate(EvaluationRequest(Child(SPEC, 0, None, (), {}, 0), None, {}))
     assert evaluation.outcome.failure is None
+    assert evaluation.outcome.values["error"].value < 0.85
+
+
+def test_weights_that_are_no_numbers_fail_where_no_loss_is_seen():
+    evaluation = make_evaluator(ManualExploding).evaluate(EvaluationRequest(Child(SPEC, 0, None, (), {}, 0), None, {}))
+    assert evaluation.outcome.failure.kind == "not_a_number"
+    assert not evaluation.weights
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [({}, 1.0), ({"gradient_clip_val": 0.25}, 0.25), ({"gradient_clip_val": 0}, None)])
+def test_the_trainers_own_limit_goes_before_the_settings(arguments, expected):
+    norms = []
+
+    class Looking(LemonadeModule):
+        def loss(self, logits, target):
+            return super().loss(logits, target) * 1000
+
+        def on_before_zero_grad(self, optimizer):
+            grads = [p.grad.norm() for p in self.parameters() if p.grad is not None]
+            if grads:
+                norms.append(float(torch.stack(grads).norm()))
+
+    data = TaskData(DigitsDataModule())
+    module = Looking(SPEC, Training())
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    pl.Trainer(**quiet, max_steps=5, accelerator="cpu", limit_val_batches=0, **arguments).fit(module, datamodule=data)
+    assert norms
+    assert (max(norms) > 5) if expected is None else (max(norms) < expected + 1e-3)
 
 
 def test_seeding_restores_the_global_generators():

@@ -102,3 +102,17 @@ def test_a_child_leaves_its_parent_where_it_reads_something_else() -> None:
 def test_foreign_weights_are_refused() -> None:
     with pytest.raises(MutationError, match="belong"):
         Pass(plain_net(), state_of(tied_net()))
+
+
+def test_parameters_stay_as_they_lie_in_memory() -> None:
+    spec = plain_net()
+    network = network_with(spec, state_of(spec))
+    strides = {name: tensor.stride() for name, tensor in network.state_dict().items()}
+    Pass(spec, network.state_dict(keep_vars=True))
+    assert {name: tensor.stride() for name, tensor in network.state_dict().items()} == strides
+
+
+def test_what_is_to_be_called_must_run() -> None:
+    spec = plain_net()
+    with pytest.raises(ValueError, match="n99 don't run between n0 and n13"):
+        Pass(spec, state_of(spec)).run_from(input_of(spec, batch(spec)), ["n13"], after={"n99": lambda read, value: None})

@@ -4,9 +4,23 @@ import math
 
 import pytest
 import torch
-from morphisms.helpers import NETS, batch, calibrated, concat_net, difference, generator, outputs, plain_net, tied_net, uneven_state
+from morphisms.helpers import (
+    NETS,
+    batch,
+    calibrated,
+    concat_net,
+    conv,
+    difference,
+    generator,
+    graph,
+    outputs,
+    plain_net,
+    tied_net,
+    uneven_state,
+)
 
 from lightning_lemonade.errors import MutationError
+from lightning_lemonade.graph import BatchNorm2d, Flatten, Input, Linear, Mix, Output, Pool2d
 from lightning_lemonade.morphisms import MergeLayers, PruneFilters, RemoveLayer, RemoveSkip, ShrinkKernel, ToSeparable, solve
 from lightning_lemonade.morphisms.solve import Shrinking, divergence, importance, layers_below, norm_behind, shifted
 
@@ -104,3 +118,30 @@ def test_the_modes_of_one_mutation_make_one_graph(net: str) -> None:
     for kind in KINDS:
         for site in kind.sites(spec):
             assert len({kind.at(site, mode=mode).rewrite(spec).structural_hash for mode in ("best", "cheap", "simple")}) == 1
+
+
+@pytest.mark.parametrize("mode", ["best", "cheap"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_calibration_images_are_enough(kind: type[Shrinking], mode: str) -> None:
+    """Also where a batch norm sees one position of each: it can't be measured on the single image that is fitted to."""
+    spec = graph(
+        (Input((2, 2, 2)), []),
+        (conv(4), [0]),
+        (Pool2d("max", (2, 2), (2, 2)), [1]),
+        (BatchNorm2d(), [2]),
+        (conv(4), [3]),
+        (BatchNorm2d(), [4]),
+        (Mix(), [5, 3]),
+        (conv(4), [6]),
+        (conv(4), [7]),
+        (Flatten(), [8]),
+        (Linear(3), [9]),
+        (Output(), [10]),
+    )
+    state, sites = uneven_state(spec), kind.sites(spec)
+    assert sites
+    for site in sites:
+        mutation = kind.at(site, mode=mode)
+        child = mutation.rewrite(spec)
+        weights = mutation.transfer(spec, state, child, batch(spec, size=2), generator())
+        assert outputs(child, weights, batch(spec, size=2)).isfinite().all()
