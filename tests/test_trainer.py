@@ -141,9 +141,13 @@ def test_a_run_directory_is_not_overwritten(run):
         LemonadeTrainer(run_dir=run[0], **SMALL).search(DigitsDataModule())
 
 
-def test_limits_that_no_starting_network_meets_are_an_error(tmp_path):
-    with pytest.raises(SearchError, match="params"):
-        LemonadeTrainer(run_dir=tmp_path / "run", limits={"params": 10}, **SMALL).search(DigitsDataModule())
+@pytest.mark.parametrize(
+    ("most", "text"), [(400, "no starting network meets the limits: params 530"), (10, "0 to 10, but the space has networks from 300")]
+)
+def test_limits_that_no_starting_network_meets_are_an_error(tmp_path, most, text):
+    with pytest.raises((SearchError, ConfigurationError), match=text):
+        LemonadeTrainer(run_dir=tmp_path / "run", limits={"params": most}, **SMALL).search(DigitsDataModule())
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,8 @@ class GraphSpec:
         Raises:
             SpecError: if the text is no valid spec.
         """
+        if not isinstance(text, str):
+            raise SpecError(f"a graph spec is read from a text, got {type(text).__name__}")
         if len(text) > MAX_TEXT:
             raise SpecError(f"a graph spec of {len(text)} characters; at most {MAX_TEXT} are read")
         try:

@@ -39,11 +39,22 @@ class Limits:
         return cls(ranges)
 
     def within(self, other: "Limits") -> "Limits":
-        """Returns the limits that hold where both do."""
+        """Returns the limits that hold where both do.
+
+        Args:
+            other: the space's.
+
+        Raises:
+            ConfigurationError: if nothing is left.
+        """
         merged = dict(self.ranges)
         for key, (low, high) in other.ranges.items():
             mine = merged.get(key, (-inf, inf))
             merged[key] = (max(low, mine[0]), min(high, mine[1]))
+            if merged[key][0] > merged[key][1]:
+                raise ConfigurationError(
+                    f"limit of {key}: {mine[0]:g} to {mine[1]:g}, but the space has networks from {low:g} to {high:g} only"
+                )
         return Limits(merged)
 
     def violation(self, values: Mapping[str, float]) -> str:

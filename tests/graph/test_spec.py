@@ -415,3 +415,8 @@ def test_damaged_text_is_refused_or_valid(spec: GraphSpec, rng: random.Random) -
 def test_a_concat_of_many_inputs_is_valid() -> None:
     nodes = [Node("n0", ops.Input((1, 2, 2))), Node("n1", ops.Concat(), ("n0",) * 50), Node("n2", ops.Output(), ("n1",))]
     assert GraphSpec(tuple(nodes)).output_shape == (50, 2, 2)
+
+
+def test_what_is_no_text_is_no_json() -> None:
+    with pytest.raises(SpecError, match="read from a text, got NoneType"):
+        GraphSpec.from_json(None)  # type: ignore[arg-type]
