@@ -21,7 +21,6 @@ if TYPE_CHECKING:  # at run time, what imports torch or scikit-learn is imported
     from lightning_lemonade.records import CandidateRecord
     from lightning_lemonade.trainer import LemonadeTrainer
 
-PHASES = ("propose", "inherit", "fit", "validate", "record", "other")
 _NOT_FLAGS = frozenset({"space", "module", "callbacks", "logger"})
 _DEFAULT_DATA = "lightning_lemonade.datamodules.DigitsDataModule"
 _INSTEAD = {  # where the flag isn't called as the argument is in Python
@@ -175,6 +174,8 @@ def _show(run: str, *, as_json: bool) -> None:
 
 def run_summary(search: "SearchInfo") -> dict[str, Any]:
     """Returns what `show --json` prints, as JSON values. Objectives go by their key (`name` or `name/task`)."""
+    from lightning_lemonade.records import PHASES  # noqa: PLC0415
+
     generations = search.history.generations()
     return {
         "objectives": [{"name": o.key, "unit": o.unit, "stage": o.stage} for o in search.objectives],

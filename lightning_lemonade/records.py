@@ -7,6 +7,9 @@ from typing import Any
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.search.candidate import Failure, State
 
+PHASES = ("propose", "inherit", "fit", "validate", "record", "other")
+"""What the time of a generation is divided into."""
+
 
 @dataclass(frozen=True)
 class ObjectiveRecord:

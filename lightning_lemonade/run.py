@@ -14,7 +14,7 @@ from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import History
 from lightning_lemonade.objectives import Objective, SpecObjective, TrainedObjective
 from lightning_lemonade.ranks import Ranks
-from lightning_lemonade.records import GenerationRecord, ObjectiveRecord
+from lightning_lemonade.records import PHASES, GenerationRecord, ObjectiveRecord
 from lightning_lemonade.search import (
     Asked,
     Child,
@@ -28,7 +28,6 @@ from lightning_lemonade.search import (
 )
 from lightning_lemonade.settings import SearchSettings
 
-PHASES = ("propose", "inherit", "fit", "validate", "record", "other")
 EMPTY_GENERATIONS = 3
 
 
