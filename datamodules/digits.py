@@ -71,7 +71,7 @@ class DigitsDataModule(pl.LightningDataModule):
     the training images comes from torch's global generator, as in any other data loader.
 
     Args:
-        batch_size: images in a training batch. The other loaders' batches hold at least 512.
+        batch_size: images in a training batch. The other loaders' batches hold at least 1,024.
         num_workers: worker processes of each loader. 0 is the fastest here, since the images lie in memory.
         seed: of the split, in [0, 2**32).
         validation_fraction: share of all images that validate; at least 0.01. A search looks at them a hundred times: the fewer they are,

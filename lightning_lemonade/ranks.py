@@ -93,7 +93,7 @@ class Ranks:
         if (int(os.environ.get("LOCAL_RANK", "0")) if per_node else self.rank) == 0:
             try:
                 action()
-            except Exception as error:
+            except Exception as error:  # raised below, once the other ranks know
                 problem = error
         problems = self.gather(problem and f"{type(problem).__name__}: {problem}")
         if problem is not None:

@@ -106,7 +106,7 @@ class SearchSettings:
             "sampling": self.sampling,
             "seed": self.seed,
             "calibration_size": self.calibration_size,
-            "threads_per_child": torch.get_num_threads(),
+            "threads_per_child": torch.get_num_threads(),  # what is used, whether it was given or not
             "trainer": {name: str(value) for name, value in self.trainer_arguments.items()},
         }
 
@@ -130,6 +130,6 @@ def parse_time(max_time: str) -> float:
         days, hours, minutes, seconds = (int(part) for part in max_time.split(":"))
         if min(days, hours, minutes, seconds) < 0:
             raise ValueError
-    except (ValueError, AttributeError):
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+    except (ValueError, AttributeError, OverflowError):
         raise ConfigurationError(f"max_time must be DD:HH:MM:SS, for instance 00:08:00:00 for eight hours, got {max_time!r}") from None
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()

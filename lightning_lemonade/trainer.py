@@ -41,7 +41,7 @@ RESERVED = {
     "use_distributed_sampler": "a search sets it itself",
 }
 """Arguments of `pytorch_lightning.Trainer` that a search keeps for itself, and what to use instead."""
-HALF_WEIGHTS = {"bf16-true": "bf16-mixed", "16-true": "16-mixed", "64-true": "32-true", "64": "32-true"}
+OTHER_WEIGHTS = {"bf16-true": "bf16-mixed", "16-true": "16-mixed", "64-true": "32-true", "64": "32-true"}
 """Precisions in which a network's weights would be kept, and what to use instead."""
 REFUSED_CALLBACKS = {
     pl.callbacks.Checkpoint: "the run directory keeps the weights",
@@ -220,7 +220,7 @@ def _check_trainer_arguments(arguments: Mapping[str, Any]) -> None:
             meant = difflib.get_close_matches(name, [*known, *inspect.signature(LemonadeTrainer).parameters], 1)
             hint = f"did you mean {meant[0]}?" if meant else "see the documentation of both"
             raise ConfigurationError(f"neither LemonadeTrainer nor pytorch_lightning.Trainer has an argument {name}: {hint}")
-        if name == "precision" and str(value) in HALF_WEIGHTS:
-            raise ConfigurationError(f"precision={value!r}: a search keeps weights in float32; give {HALF_WEIGHTS[str(value)]}")
+        if name == "precision" and str(value) in OTHER_WEIGHTS:
+            raise ConfigurationError(f"precision={value!r}: a search keeps weights in float32; give {OTHER_WEIGHTS[str(value)]}")
         if name == "strategy" and not isinstance(value, str):
             raise ConfigurationError("strategy must be a text, for instance 'ddp', since a new trainer is made for each child")

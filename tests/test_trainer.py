@@ -238,6 +238,8 @@ def test_a_starting_network_outside_the_limits_is_dropped_with_a_line(tmp_path):
     settings = SMALL | {"max_generations": 1, "proposals": 2, "accepted": 1, "initial_epochs": 1}
     with pytest.warns(UserWarning, match="dropped: params 9640"):
         LemonadeTrainer(run_dir=tmp_path / "run", limits={"params": 5000}, **settings).search(DigitsDataModule())
+    starts = [candidate for candidate in History.open(tmp_path / "run").candidates() if candidate.generation == 0]
+    assert [candidate.objectives["params"] for candidate in starts] == [530, 1702, 4010]
 
 
 class NoTestImages(DigitsDataModule):
@@ -389,6 +391,7 @@ def test_searches_without_a_name_get_directories_of_their_own(tmp_path, monkeypa
         ({"callbacks": None}, "callbacks must be a list, got None"),
         ({"inherit": "no"}, "inherit must be true or false, got 'no'"),
         ({"limits": 5}, "limits must be given by name"),
+        ({"max_time": "0:0:0:" + 30 * "9"}, "max_time must be"),
         ({"overfit_batches": 1}, "validates on training images"),
     ],
 )

@@ -140,7 +140,8 @@ class Evaluator:
                     self._introduce(heirs, module, request, task)
                     arguments = self._arguments() | {"max_epochs": epochs, "limit_val_batches": 0}
                     pl.Trainer(**arguments, callbacks=[watch, *callbacks]).fit(module, datamodule=data)
-                _check_trained(module, watch.images)
+                if not watch.images:
+                    raise ConfigurationError("the training saw no batch: see train_dataloader's batch size and limit_train_batches")
             finally:
                 results[task] = TaskResult(start, {}, watch.epochs, watch.images, sum(heir.teacher_images for heir in heirs))
             with timed(seconds, "validate"):
@@ -201,15 +202,6 @@ class Evaluator:
         return LEAN | self.trainer_arguments
 
 
-def _check_trained(module: LemonadeModule, images: int) -> None:
-    """Raises unless a training saw images and left finite weights."""
-    if not images:
-        raise ConfigurationError("the training saw no batch: see train_dataloader's batch size and limit_train_batches")
-    bad = [name for name, tensor in module.network.state_dict().items() if not tensor.isfinite().all()]
-    if bad:
-        raise EvaluationError(f"the trained weights {', '.join(bad[:3])} are nan or infinite: lower the learning rate")
-
-
 def joints(parent: GraphSpec, child: GraphSpec) -> list[str]:
     """Returns the nodes at which a child meets its parent again: the same op and output shape, reading something that changed.
 
@@ -233,9 +225,9 @@ def joints(parent: GraphSpec, child: GraphSpec) -> list[str]:
 
 
 class _Watch(pl.Callback):
-    """Counts what a training costs, and sees that its loss stays finite.
+    """Counts what a training costs, and sees that its loss and its weights stay finite.
 
-    A loss that isn't finite on one of several ranks is raised on all of them, at the end of the epoch: one rank that stopped at once would
+    What isn't finite on one of several ranks is raised on all of them, at the end of the epoch: one rank that stopped at once would
     leave the others waiting for its gradients.
 
     Args:
@@ -262,5 +254,14 @@ class _Watch(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.epochs += 1
         losses, self._losses = torch.as_tensor(self._losses, device=pl_module.device), 0.0
-        if float(trainer.strategy.reduce((~losses.isfinite().all()).float(), reduce_op="max")):
-            raise EvaluationError(f"the loss was nan or infinite in epoch {self.epochs}: lower the learning rate or check the data")
+        self._check(trainer, losses.isfinite().all(), f"the loss was nan or infinite in epoch {self.epochs}")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        weights = pl_module.get_submodule("network").state_dict()
+        finite = [tensor.isfinite().all() for tensor in weights.values()]
+        self._check(trainer, torch.stack(finite).all(), "the trained weights are nan or infinite")
+
+    def _check(self, trainer: pl.Trainer, finite: Tensor, problem: str) -> None:
+        """Raises on every rank if something isn't finite on any."""
+        if float(trainer.strategy.reduce((~finite).float(), reduce_op="max")):
+            raise EvaluationError(f"{problem}: lower the learning rate or check the data")
