@@ -16,14 +16,13 @@ from lightning_lemonade.objectives import Objective, SpecObjective, TrainedObjec
 from lightning_lemonade.ranks import Ranks
 from lightning_lemonade.records import PHASES, GenerationRecord, ObjectiveRecord
 from lightning_lemonade.search import (
+    SAMPLING,
     Asked,
     Child,
-    DensitySampling,
     Limits,
     NonDominatedSurvival,
     Outcome,
     Search,
-    UniformSampling,
     derived_rng,
 )
 from lightning_lemonade.settings import SearchSettings
@@ -62,10 +61,12 @@ class Run:
             objectives=measures,
             keys=[o.key for o in settings.objectives],
             limits=limits,
-            sampling=DensitySampling() if settings.sampling == "density" else UniformSampling(),
+            sampling=SAMPLING[settings.sampling](),
             survival=NonDominatedSurvival(),
             proposals=settings.proposals,
             bounds=bounds,
+            epochs=settings.training.epochs,
+            inherits=settings.inherit,
         )
         directory = settings.run_dir or new_directory()
         config = settings.to_dict() | {"data": f"{type(data.inner).__module__}.{type(data.inner).__qualname__}"}
@@ -168,7 +169,7 @@ class Run:
     def _request(self, child: Child) -> EvaluationRequest:
         if child.parent is None or not self.settings.inherit:
             return EvaluationRequest(child, None, {})
-        parent = next(member.spec for member in self.search.population if member.id == child.parent)
+        parent = self.search.members[child.parent].spec
         return EvaluationRequest(child, parent, {"": self.history.weights(child.parent)})
 
     def _test(self) -> None:

@@ -12,7 +12,7 @@ from lightning_lemonade.callback import SearchCallback
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.module import PAPER_TRAINING, Training
 from lightning_lemonade.objectives import Objective, SpecObjective
-from lightning_lemonade.search import Limits
+from lightning_lemonade.search import SAMPLING, Limits
 from lightning_lemonade.spaces import ConvNetSpace
 
 
@@ -30,7 +30,7 @@ class SearchSettings:
         accepted: children trained each generation.
         training: of each candidate.
         inherit: whether children inherit their parent's weights.
-        sampling: `"density"` or `"uniform"`.
+        sampling: `"density"`, `"gain"` or `"uniform"`.
         seed: of every draw.
         calibration_size: training samples for the transfer of weights.
         threads_per_child: torch's threads, or None.
@@ -68,8 +68,8 @@ class SearchSettings:
             raise ConfigurationError(f"seed must be a whole number of at least 0, got {self.seed!r}")
         if not isinstance(self.inherit, bool):
             raise ConfigurationError(f"inherit must be true or false, got {self.inherit!r}")
-        if self.sampling not in ("density", "uniform"):
-            raise ConfigurationError(f"sampling must be density or uniform, got {self.sampling!r}")
+        if self.sampling not in SAMPLING:
+            raise ConfigurationError(f"sampling must be one of {', '.join(SAMPLING)}, got {self.sampling!r}")
         keys = {objective.key for objective in self.objectives if isinstance(objective, SpecObjective)}
         unknown = set(self.limits.ranges) - keys
         if unknown:

@@ -68,7 +68,7 @@ class LemonadeTrainer:
         initial_epochs: of a starting network.
         schedule: `"default"` or `"paper"`: the paper's learning rate and epochs.
         inherit: whether children inherit their parent's weights.
-        sampling: `"density"` (the paper's) or `"uniform"`.
+        sampling: how parents and children are chosen: `"density"` (the paper's), `"gain"` (ours, see `GainSampling`) or `"uniform"`.
         seed: of every draw.
         calibration_size: training samples for the transfer of weights.
         threads_per_child: torch's threads; by default one where a sample has no more than 256 numbers, else left as they are.
@@ -97,7 +97,7 @@ class LemonadeTrainer:
         initial_epochs: int | None = None,
         schedule: Literal["default", "paper"] = "default",
         inherit: bool = True,
-        sampling: Literal["density", "uniform"] = "density",
+        sampling: Literal["density", "gain", "uniform"] = "density",
         seed: int = 0,
         calibration_size: int = 512,
         threads_per_child: int | None = None,

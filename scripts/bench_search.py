@@ -3,12 +3,16 @@
 Usage: python scripts/bench_search.py [--data fashion|digits] [--data_root ROOT] [--minutes 10] [--seeds 0 1 2] [--methods ...] [--out CSV]
 
 Methods (all train with the same Lightning module, optimiser, schedule and loader, and count parameters alike):
-  ours       the search with inheritance
+  ours       the search with strided starting networks that chooses by gain (`GainSampling`)
   scratch-E  the same without inheritance, E epochs a child
-  uniform    the same with uniform instead of density sampling
+  uniform    the same with uniform sampling
+  density    the same with the paper's density sampling; paper: also with the paper's starting networks, which is the default of the package
   random-E   random networks of a hand-written space, E epochs each
   nsga2-E    Optuna's NSGA-II over the same space, E epochs each
-  ladder-E   about nine hand-scaled networks, two blocks a stage, dense; ladder-sep-E: separable; E epochs each
+  ladder-E   about ten hand-scaled networks, two blocks a stage, dense, E epochs each; ladder-stride-E: the same with strides from the first
+             block on instead of poolings; ladder-sep-E: separable, with poolings
+
+Peers that draw networks at random leave out those that cost more than any of our starting networks by far: see `PEERS_WORK`.
 
 Starting networks are charged; what the test split takes isn't. A method's time is the CPU time of its process, one thread. The front at a
 time is chosen by validation error; its hypervolume is computed from its members' test errors, over error / reference and the logarithm of
@@ -33,7 +37,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from hand_space import RandomChooser, choose, ladder, two_block_net
+from hand_space import DOWN, RandomChooser, choose, ladder, two_block_net
 from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader
 from torchvision.datasets import FashionMNIST
@@ -51,9 +55,12 @@ from lightning_lemonade.objectives import resolve
 from lightning_lemonade.records import CandidateRecord
 from lightning_lemonade.search import Child
 from lightning_lemonade.search.dominance import hypervolume, non_dominated
+from lightning_lemonade.search.gain import work
 from lightning_lemonade.spaces import ConvNetSpace
 
 BOX = (1e3, 1e6)
+PEERS_WORK = 12e6
+RUNGS = (10, 4e5)
 REFERENCES = (1.0, 0.3)
 OBJECTIVES = ("error", "params")
 
@@ -188,7 +195,7 @@ class Peer:
         if self.points and self.clock.seconds > self.clock.budget:
             raise Spent
         number = len(self.points)
-        done = self.evaluator.evaluate(EvaluationRequest(Child(spec, 0, None, (), {}, number), None, {}))
+        done = self.evaluator.evaluate(EvaluationRequest(Child(spec, 0, None, (), {}, id=number), None, {}))
         if done.outcome.failure:
             raise RuntimeError(done.outcome.failure.text)
         values = done.outcome.values
@@ -206,10 +213,10 @@ class Peer:
 
 
 def legal_random(rng: np.random.Generator, shape: tuple[int, ...]) -> Iterator[GraphSpec]:
-    """Yields random networks of the hand-written space inside the limits."""
+    """Yields random networks of the hand-written space that are to be trained."""
     while True:
         spec = choose(RandomChooser(rng), shape, 10)
-        if is_legal(spec):
+        if is_drawn(spec):
             yield spec
 
 
@@ -217,6 +224,11 @@ def is_legal(spec: GraphSpec) -> bool:
     """Returns whether a network keeps the limits that our search has, too."""
     low, _ = ConvNetSpace().limits(spec.input_shape)["params"]
     return low <= spec.parameter_count <= BOX[1]
+
+
+def is_drawn(spec: GraphSpec) -> bool:
+    """Returns whether a network that was drawn is trained: it is legal, and doesn't take a large part of the budget alone."""
+    return is_legal(spec) and work(spec) <= PEERS_WORK
 
 
 def random_search(data: pl.LightningDataModule, shape: tuple[int, ...], seed: int, budget: float, epochs: int) -> list[Point]:
@@ -237,7 +249,7 @@ def nsga2(data: pl.LightningDataModule, shape: tuple[int, ...], seed: int, budge
 
     def trial(trial: Any) -> tuple[float, float]:  # noqa: ANN401
         spec = choose(trial, shape, 10)
-        if not is_legal(spec):
+        if not is_drawn(spec):
             raise optuna.TrialPruned
         return peer.evaluate(spec).error, float(np.log10(spec.parameter_count))
 
@@ -247,11 +259,14 @@ def nsga2(data: pl.LightningDataModule, shape: tuple[int, ...], seed: int, budge
     return peer.finished()
 
 
-def hand_ladder(data: pl.LightningDataModule, shape: tuple[int, ...], seed: int, budget: float, epochs: int, kind: str) -> list[Point]:
-    """Networks of one family, scaled by width, from the smallest that the limits allow."""
+def hand_ladder(
+    data: pl.LightningDataModule, shape: tuple[int, ...], seed: int, budget: float, epochs: int, kind: str, down: str
+) -> list[Point]:
+    """Networks of one family, scaled by width, over the range that the limits allow, the smallest first."""
     peer = Peer(data, seed, budget, epochs)
+    low, _ = ConvNetSpace().limits(shape)["params"]
     with suppress(Spent):
-        for spec in filter(is_legal, ladder(lambda width: two_block_net(shape, 10, width, kind), 1_000, 400_000, 12)):
+        for spec in filter(is_legal, ladder(lambda width: two_block_net(shape, 10, width, kind, down), low, RUNGS[1], RUNGS[0])):
             peer.evaluate(spec)
     return peer.finished()
 
@@ -280,15 +295,19 @@ def run(
     shape: tuple[int, ...],
     seed: int,
     budget: float,
-    ours: Mapping[str, int],
+    ours: Mapping[str, Any],
 ) -> list[Point]:
-    """Runs one method by its name; `ours` are the epochs of our search."""
+    """Runs one method by its name; `ours` are the settings of our search."""
     name, _, tail = method.rpartition("-")
     match name or method:
         case "ours":
             return searched(data(), seed, budget, **ours)
         case "uniform":
-            return searched(data(), seed, budget, sampling="uniform", **ours)
+            return searched(data(), seed, budget, **ours | {"sampling": "uniform"})
+        case "density":
+            return searched(data(), seed, budget, **ours | {"sampling": "density"})
+        case "paper":
+            return searched(data(), seed, budget, **ours | {"sampling": "density", "space": ConvNetSpace(starts="paper")})
         case "scratch":
             return searched(data(), seed, budget, inherit=False, **ours | {"epochs": int(tail)})
         case "random":
@@ -296,9 +315,11 @@ def run(
         case "nsga2":
             return nsga2(data(), shape, seed, budget, int(tail))
         case "ladder":
-            return hand_ladder(data(), shape, seed, budget, int(tail), "conv")
+            return hand_ladder(data(), shape, seed, budget, int(tail), "conv", DOWN[0])
+        case "ladder-stride":
+            return hand_ladder(data(), shape, seed, budget, int(tail), "conv", DOWN[2])
         case "ladder-sep":
-            return hand_ladder(data(), shape, seed, budget, int(tail), "separable")
+            return hand_ladder(data(), shape, seed, budget, int(tail), "separable", DOWN[0])
     raise SystemExit(f"no method is called {method}")
 
 
@@ -330,26 +351,45 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=3, help="of our search's children")
     parser.add_argument("--initial_epochs", type=int, default=3, help="of our search's starting networks")
-    parser.add_argument("--methods", nargs="+", default=["ours", "scratch-4", "uniform", "random-4", "random-12", "nsga2-4", "ladder-12"])
-    parser.add_argument("--out", help="CSV of every evaluated network")
+    parser.add_argument(
+        "--methods", nargs="+", default=["ours", "scratch-4", "uniform", "density", "random-4", "random-12", "nsga2-4", "ladder-12"]
+    )
+    parser.add_argument("--out", help="CSV of every evaluated network; what it holds already isn't run again")
     settings = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     fashion = settings.data == "fashion"
     shape = (1, 28, 28) if fashion else (1, 8, 8)
     make: Callable[[], pl.LightningDataModule] = (lambda: FashionSubset(settings.data_root)) if fashion else DigitsDataModule
-    ours = {"epochs": settings.epochs, "initial_epochs": settings.initial_epochs}
-    results = {}
+    ours = {
+        "epochs": settings.epochs,
+        "initial_epochs": settings.initial_epochs,
+        "sampling": "gain",
+        "space": ConvNetSpace(starts="strided"),
+    }
+    results = _read(Path(settings.out)) if settings.out else {}
     for seed in settings.seeds:
         for method in settings.methods:
-            points = results[method, seed] = run(method, make, shape, seed, settings.minutes * 60, ours)
+            new = (method, seed) not in results
+            points = results[method, seed] = run(method, make, shape, seed, settings.minutes * 60, ours) if new else results[method, seed]
             ends = ", ".join(f"{curve(points, reference)[-1][1]:.4f}" for reference in REFERENCES)
             spent = f"{points[-1].seconds:.0f} s, {len(points)} networks, {sum(p.epochs for p in points)} epochs"
             best = min(points, key=lambda p: p.error)
             print(f"seed {seed} {method}: test hypervolume {ends}; {spent}; best {best.error:.4f} (test {best.test:.4f})", flush=True)
-            if settings.out:
+            if settings.out and new:
                 _write(Path(settings.out), method, seed, points)
     compare(results, settings.methods, settings.seeds)
+
+
+def _read(path: Path) -> dict[tuple[str, int], list[Point]]:
+    results: dict[tuple[str, int], list[Point]] = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                numbers = (float(row[name]) for name in ("params", "val_error", "test_error"))
+                point = Point(float(row["seconds"]), int(row["epochs"]), *numbers)
+                results.setdefault((row["method"], int(row["seed"])), []).append(point)
+    return results
 
 
 def _write(path: Path, method: str, seed: int, points: list[Point]) -> None:

@@ -1,7 +1,8 @@
 """A search space of whole networks with a fixed number of parameters to choose, as one writes it by hand for Optuna or random search.
 
-Three stages of up to four blocks; each block is a convolution, a depthwise-separable or a pointwise one, of any width; up to three skips,
-by a learnt sum or by concatenation, between any two ends of blocks. It holds the starting networks of `ConvNetSpace` and what its operators
+Three stages of up to four blocks; each block is a convolution, a depthwise-separable or a pointwise one, of any width; stages are halved by
+pooling or by strides, with or without a stride in the first block; up to three skips, by a learnt sum or by concatenation, between any two
+ends of blocks. It holds the starting networks of `ConvNetSpace` and what its operators
 make of them, as far as the counts of blocks and skips reach: `encode` gives the choices that build a network, or says why there are none.
 """
 
@@ -27,6 +28,7 @@ from lightning_lemonade.graph import (
 
 STAGES, MAX_BLOCKS, MAX_SKIPS = 3, 4, 3
 KINDS = ("conv", "separable", "pointwise")
+DOWN = ("pool", "stride", "stride from the first block")
 SKIPS = ("none", "add", "concat")
 WIDTHS = (2, 512)
 Choices = Mapping[str, Any]
@@ -87,6 +89,7 @@ def choose(chooser: Chooser, sample_shape: Sequence[int], num_outputs: int) -> G
         sample_shape: (channels, height, width).
         num_outputs: classes.
     """
+    down = chooser.suggest_categorical("down", DOWN)
     stages = []
     for stage in range(STAGES):
         blocks = []
@@ -99,10 +102,10 @@ def choose(chooser: Chooser, sample_shape: Sequence[int], num_outputs: int) -> G
         kind = chooser.suggest_categorical(f"skip{skip}", SKIPS)
         if kind != "none":
             skips.append((kind, chooser.suggest_float(f"target{skip}", 0, 1), chooser.suggest_float(f"source{skip}", 0, 1)))
-    return _build(stages, skips, tuple(sample_shape), num_outputs)
+    return _build(stages, skips, tuple(sample_shape), num_outputs, down)
 
 
-def _build(stages: Sequence[Any], skips: Sequence[Any], sample_shape: tuple[int, ...], num_outputs: int) -> GraphSpec:
+def _build(stages: Sequence[Any], skips: Sequence[Any], sample_shape: tuple[int, ...], num_outputs: int, down: str) -> GraphSpec:
     nodes = [Node("n0", Input(sample_shape))]
     ends: list[str] = []
     shapes: dict[str, tuple[int, ...]] = {"n0": sample_shape}
@@ -113,7 +116,8 @@ def _build(stages: Sequence[Any], skips: Sequence[Any], sample_shape: tuple[int,
         nodes.append(node)
         return node.id
 
-    total = sum(len(blocks) for blocks in stages) + STAGES - 1  # the ends that a skip may lead to: blocks and poolings
+    pools = down == "pool"
+    total = sum(len(blocks) for blocks in stages) + pools * (STAGES - 1)  # the ends that a skip may lead to: blocks and poolings
 
     def end() -> None:
         position = sum(isinstance(n.op, Activation | Pool2d) for n in nodes) - 1
@@ -128,16 +132,19 @@ def _build(stages: Sequence[Any], skips: Sequence[Any], sample_shape: tuple[int,
                 ends.append(nodes[-1].id)
 
     for number, blocks in enumerate(stages):
-        for kind, width in blocks:
+        for block, (kind, width) in enumerate(blocks):
+            halves = block == 0 and not pools and (number > 0 or down == DOWN[2])
+            stride = (2, 2) if halves else (1, 1)
             if kind == "separable":
                 channels = shapes[nodes[-1].id][0]
-                put(Conv2d(channels, (3, 3), padding=(1, 1), groups=channels, bias=False))
+                put(Conv2d(channels, (3, 3), stride=stride, padding=(1, 1), groups=channels, bias=False))
+                stride = (1, 1)
             size = 3 if kind == "conv" else 1
-            put(Conv2d(width, (size, size), padding=(size // 2, size // 2), bias=False))
+            put(Conv2d(width, (size, size), stride=stride, padding=(size // 2, size // 2), bias=False))
             put(BatchNorm2d())
             put(Activation("relu"))
             end()
-        if number < STAGES - 1:
+        if pools and number < STAGES - 1:
             put(Pool2d("max", (2, 2), (2, 2)))
             end()
     put(GlobalPool2d("avg"))
@@ -152,12 +159,12 @@ def encode(spec: GraphSpec) -> dict[str, Any]:
     Raises:
         ValueError: if the space doesn't hold it.
     """
-    stages = _blocks(spec)
+    stages, down = _blocks(spec)
     ends = [node for node in spec.nodes if isinstance(node.op, Activation | Pool2d | Mix | Concat)]
     joins = [node for node in ends if isinstance(node.op, Mix | Concat)]
     if len(stages) != STAGES or not all(1 <= len(blocks) <= MAX_BLOCKS for blocks in stages) or len(joins) > MAX_SKIPS:
         raise ValueError(f"it has {[len(blocks) for blocks in stages]} blocks and {len(joins)} skips")
-    choices: dict[str, Any] = {f"skip{skip}": "none" for skip in range(MAX_SKIPS)}
+    choices: dict[str, Any] = {"down": down} | {f"skip{skip}": "none" for skip in range(MAX_SKIPS)}
     for stage, blocks in enumerate(stages):
         choices[f"blocks{stage}"] = len(blocks)
         for block, (kind, width) in enumerate(blocks):
@@ -176,20 +183,28 @@ def encode(spec: GraphSpec) -> dict[str, Any]:
     return choices
 
 
-def _blocks(spec: GraphSpec) -> list[list[tuple[str, int]]]:
-    """Returns (kind, width) of each block, stage by stage."""
+def _blocks(spec: GraphSpec) -> tuple[list[list[tuple[str, int]]], str]:
+    """Returns (kind, width) of each block, stage by stage, and how stages are halved."""
     stages: list[list[tuple[str, int]]] = [[]]
-    depthwise = False
+    depthwise = first = False
     for node in spec.nodes:
         if isinstance(node.op, Pool2d):
             stages.append([])
-        elif isinstance(node.op, Conv2d) and isinstance(spec[spec.consumers[node.id][0]].op, Conv2d):  # with one channel, it has one group
+        if not isinstance(node.op, Conv2d):
+            continue
+        if node.op.stride == (2, 2):
+            if stages[-1] or len(stages) > 1:
+                stages.append([])
+            else:
+                first = True
+        if isinstance(spec[spec.consumers[node.id][0]].op, Conv2d):  # with one channel, it has one group
             depthwise = True
-        elif isinstance(node.op, Conv2d):
+        else:
             plain = "conv" if node.op.kernel_size == (3, 3) else "pointwise"
             stages[-1].append(("separable" if depthwise else plain, node.op.out_channels))
             depthwise = False
-    return stages
+    pools = any(isinstance(node.op, Pool2d) for node in spec.nodes)
+    return stages, DOWN[0] if pools else DOWN[2] if first else DOWN[1]
 
 
 def ladder(make: Callable[[int], GraphSpec], low: float, high: float, rungs: int) -> list[GraphSpec]:
@@ -199,7 +214,7 @@ def ladder(make: Callable[[int], GraphSpec], low: float, high: float, rungs: int
     return [make(width) for width in dict.fromkeys(widths)]
 
 
-def two_block_net(sample_shape: Sequence[int], num_outputs: int, width: int, kind: str) -> GraphSpec:
+def two_block_net(sample_shape: Sequence[int], num_outputs: int, width: int, kind: str, down: str) -> GraphSpec:
     """Returns a network of three stages of two blocks (width, 2 width, 4 width filters)."""
     stages = [[(kind if stage or block else "conv", width * 2**stage) for block in range(2)] for stage in range(STAGES)]
-    return _build(stages, [], tuple(sample_shape), num_outputs)
+    return _build(stages, [], tuple(sample_shape), num_outputs, down)

@@ -3,18 +3,26 @@
 from lightning_lemonade.search.candidate import Child, Failure, Measurement, Member, Outcome, Proposal, TaskResult
 from lightning_lemonade.search.density import CheapDensity
 from lightning_lemonade.search.dominance import hypervolume, non_dominated, normalised
+from lightning_lemonade.search.gain import GainSampling
+from lightning_lemonade.search.knowledge import Knowledge
 from lightning_lemonade.search.limits import Limits
 from lightning_lemonade.search.randomness import derived_rng, derived_seed
 from lightning_lemonade.search.sampling import DensitySampling, Sampling, UniformSampling
 from lightning_lemonade.search.search import Asked, Search
 from lightning_lemonade.search.survival import NonDominatedSurvival, Survival
 
+SAMPLING: dict[str, type[Sampling]] = {"density": DensitySampling, "gain": GainSampling, "uniform": UniformSampling}
+"""The strategies of choice by name."""
+
 __all__ = [
+    "SAMPLING",
     "Asked",
     "CheapDensity",
     "Child",
     "DensitySampling",
     "Failure",
+    "GainSampling",
+    "Knowledge",
     "Limits",
     "Measurement",
     "Member",

@@ -112,8 +112,10 @@ class Member:
         id: the candidate's.
         spec: its architecture.
         values: every objective's value by key.
+        epochs: trained by it and the ancestors that it inherits from, all tasks together.
     """
 
     id: int
     spec: GraphSpec
     values: Mapping[str, float]
+    epochs: int = 0

@@ -1,55 +1,86 @@
 """Strategies of choice: which members become parents, and which proposals are accepted."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_lemonade.search.candidate import Member, Proposal
 from lightning_lemonade.search.density import CheapDensity
+from lightning_lemonade.search.knowledge import Knowledge
 
 Array = NDArray[np.float64]
 
 
 class Sampling(Protocol):
-    """How rare things are: the chooser's weights are inverse to it."""
+    """How parents and children are chosen.
 
-    def fit(self, population: Array) -> "FittedSampling":
-        """Returns the choice for a population (n, cheap objectives)."""
+    Attributes:
+        continues: whether training a member on, without a change, is among the proposals.
+    """
+
+    continues: bool
+
+    def fit(self, knowledge: Knowledge) -> "FittedSampling":
+        """Returns the choice for what is known now."""
 
 
 class FittedSampling(Protocol):
-    """A choice fitted to a population."""
+    """A choice fitted to what is known."""
 
-    def log_weights(self, points: Array) -> Array:
-        """Returns unnormalised log weights of points (m, cheap objectives): (m,)."""
+    def parents(self) -> Array:
+        """Returns unnormalised log weights of the population's members: (n,)."""
+
+    def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
+        """Returns which proposals are accepted: `count` of them, or all if there are fewer."""
 
 
 class DensitySampling:
     """The paper's choice: weights 1 / density of the cheap objectives, for parents and children alike (Algorithm 1)."""
 
-    def fit(self, population: Array) -> FittedSampling:
+    continues = False
+
+    def fit(self, knowledge: Knowledge) -> FittedSampling:
         """See `Sampling.fit`."""
-        return _InverseDensity(CheapDensity(population))
+        return _InverseDensity(knowledge)
 
 
 class _InverseDensity:
-    def __init__(self, density: CheapDensity) -> None:
-        self.density = density
+    def __init__(self, knowledge: Knowledge) -> None:
+        self.known = knowledge
+        self.density = CheapDensity(self._cheap(knowledge.population))
 
-    def log_weights(self, points: Array) -> Array:
-        return -self.density.log_density(points)
+    def parents(self) -> Array:
+        return -self.density.log_density(self._cheap(self.known.population))
+
+    def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
+        return without_replacement(-self.density.log_density(self._cheap(proposals)), count, rng)
+
+    def _cheap(self, candidates: Sequence[Member | Proposal]) -> Array:
+        rows = [[candidate.values[key] for key in self.known.cheap] for candidate in candidates]
+        return np.array(rows, dtype=np.float64).reshape(len(candidates), len(self.known.cheap))
 
 
 class UniformSampling:
     """Equal weights for all: the baseline."""
 
-    def fit(self, population: Array) -> FittedSampling:
-        """See `Sampling.fit`."""
-        return self
+    continues = False
 
-    def log_weights(self, points: Array) -> Array:
-        """Returns zeros: (m,)."""
-        return np.zeros(len(points))
+    def fit(self, knowledge: Knowledge) -> FittedSampling:
+        """See `Sampling.fit`."""
+        return _Uniform(len(knowledge.population))
+
+
+class _Uniform:
+    def __init__(self, members: int) -> None:
+        self.members = members
+
+    def parents(self) -> Array:
+        return np.zeros(self.members)
+
+    def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
+        return without_replacement(np.zeros(len(proposals)), count, rng)
 
 
 def draw_one(log_weights: Array, rng: np.random.Generator) -> int:

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_lemonade.errors import SearchError
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.morphisms import Mutation
 from lightning_lemonade.search.candidate import Child, Member, Outcome, Proposal
 from lightning_lemonade.search.dominance import Bounds, hypervolume
+from lightning_lemonade.search.knowledge import Knowledge
 from lightning_lemonade.search.limits import Limits
-from lightning_lemonade.search.sampling import Sampling, draw_one, without_replacement
+from lightning_lemonade.search.sampling import Sampling, draw_one
 from lightning_lemonade.search.survival import Survival
 
 SpecObjectives = Mapping[str, Callable[[GraphSpec], float]]
@@ -52,6 +52,13 @@ class Search:
         survival: how the population is formed.
         proposals: n_pc, children proposed for each call of `ask`.
         bounds: the hypervolume's.
+        epochs: that a child trains.
+        inherits: whether children inherit their parent's weights.
+
+    Attributes:
+        population: the members.
+        members: all that were evaluated, by id.
+        in_flight: children accepted and not told of yet, by id.
     """
 
     def __init__(
@@ -65,13 +72,19 @@ class Search:
         survival: Survival,
         proposals: int,
         bounds: Bounds,
+        epochs: int,
+        inherits: bool = True,
     ) -> None:
         self.space, self.objectives, self.keys, self.limits = space, objectives, tuple(keys), limits
         self.sampling, self.survival, self.proposals, self.bounds = sampling, survival, proposals, bounds
+        self.epochs, self.inherits = epochs, inherits
         self.population: list[Member] = []
+        self.members: dict[int, Member] = {}
         self.in_flight: dict[int, Child] = {}
         self._seen: set[str] = set()
         self._next_id = 0
+        self._families: list[tuple[Member, Member]] = []
+        self._trained_on: set[int] = set()
 
     def start(self, specs: Iterable[GraphSpec]) -> Asked:
         """Accepts the starting population.
@@ -96,8 +109,9 @@ class Search:
         """
         if not self.population:
             raise SearchError("the population is empty: no starting network was evaluated")
-        p_kde = self.sampling.fit(self._cheap(self.population))
-        weights = p_kde.log_weights(self._cheap(self.population))
+        knowledge = Knowledge(self.population, self._families, tuple(self.objectives), self.keys, self.bounds, self.epochs)
+        choice = self.sampling.fit(knowledge)
+        weights = choice.parents()
         proposals: dict[str, Proposal] = {}
         for _ in range(self.proposals * TRIES_PER_PROPOSAL):
             if len(proposals) == self.proposals:
@@ -106,8 +120,8 @@ class Search:
             child = self._propose(parent, rng, generation)
             if child is not None:
                 proposals.setdefault(child.spec.structural_hash, child)
-        legal = list(proposals.values())
-        chosen = without_replacement(p_kde.log_weights(self._cheap(legal)), count, rng)
+        legal = [*proposals.values(), *self._continued(generation)]
+        chosen = choice.accept(legal, count, rng)
         return Asked(tuple(self._accept(legal[i]) for i in sorted(chosen)), len(legal))
 
     def tell(self, outcomes: Iterable[Outcome]) -> bool:
@@ -122,7 +136,12 @@ class Search:
             child = self.in_flight.pop(outcome.id)
             if outcome.failure is None:
                 values = {key: outcome.values[key].value for key in self.keys}
-                candidates.append(Member(child.id, child.spec, values))
+                parent = None if child.parent is None else self.members[child.parent]
+                epochs = sum(result.epochs for result in outcome.tasks.values()) + (parent.epochs if parent and self.inherits else 0)
+                member = self.members[child.id] = Member(child.id, child.spec, values, epochs)
+                candidates.append(member)
+                if parent:
+                    self._families.append((parent, member))
         self.population = self.survival.select(candidates, self.keys)
         return before != [member.id for member in self.population]
 
@@ -142,16 +161,21 @@ class Search:
             return None
         return Proposal(mutated[1], generation, parent.id, mutated[0], values)
 
+    def _continued(self, generation: int) -> list[Proposal]:
+        """Returns proposals to train each member on, as it is, once."""
+        if not (self.sampling.continues and self.inherits):
+            return []
+        members = [member for member in self.population if member.id not in self._trained_on]
+        return [Proposal(m.spec, generation, m.id, (), {key: m.values[key] for key in self.objectives}) for m in members]
+
     def _accept(self, proposal: Proposal) -> Child:
         child = Child(proposal.spec, proposal.generation, proposal.parent, proposal.mutations, proposal.values, self._next_id)
         self._next_id += 1
         self._seen.add(proposal.spec.structural_hash)
+        if proposal.parent is not None and not proposal.mutations:
+            self._trained_on.add(proposal.parent)
         self.in_flight[child.id] = child
         return child
 
     def _values(self, spec: GraphSpec) -> dict[str, float]:
         return {key: measure(spec) for key, measure in self.objectives.items()}
-
-    def _cheap(self, candidates: Sequence[Member | Proposal]) -> NDArray[np.float64]:
-        rows = [[candidate.values[key] for key in self.objectives] for candidate in candidates]
-        return np.array(rows, dtype=np.float64).reshape(len(candidates), len(self.objectives))

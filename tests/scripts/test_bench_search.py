@@ -15,8 +15,9 @@ from lightning_lemonade.spaces import ConvNetSpace  # noqa: E402
 SHAPE = (1, 28, 28)
 
 
-def test_the_hand_written_space_holds_our_starting_networks_and_ten_random_members():
-    space, rng, held = ConvNetSpace(), np.random.default_rng(0), 0
+@pytest.mark.parametrize("starts", ["paper", "strided"])
+def test_the_hand_written_space_holds_our_starting_networks_and_ten_random_members(starts):
+    space, rng, held = ConvNetSpace(starts=starts), np.random.default_rng(0), 0
     starts = space.initial(SHAPE, 10)
     members = []
     for number in range(24):  # removed layers leave stages without a block in many, which the space doesn't have
@@ -43,7 +44,7 @@ def test_random_choices_build_networks_that_encode_to_themselves():
 
 
 def test_a_ladder_spreads_its_sizes():
-    sizes = [spec.parameter_count for spec in ladder(lambda width: two_block_net(SHAPE, 10, width, "separable"), 2_000, 200_000, 5)]
+    sizes = [spec.parameter_count for spec in ladder(lambda width: two_block_net(SHAPE, 10, width, "separable", "pool"), 2_000, 200_000, 5)]
     assert sizes == sorted(sizes)
     assert sizes == pytest.approx(np.geomspace(2_000, 200_000, 5), rel=0.3)
 

@@ -1,9 +1,19 @@
 import numpy as np
 
-from lightning_lemonade.search import CheapDensity, DensitySampling, UniformSampling
+from lightning_lemonade.search import CheapDensity, DensitySampling, Knowledge, Member, UniformSampling
 from lightning_lemonade.search.sampling import draw_one, without_replacement
+from lightning_lemonade.spaces import strided_net
 
 CROWD = np.array([[1e4, 1e6]] * 1 + [[1e4 * f, 1e6 * f] for f in (0.9, 0.95, 1.05, 1.1, 1.15)] + [[1e6, 1e8]])
+SPEC = strided_net((1, 8, 8), 10, 4)  # the strategies look at the values alone
+KNOWN = Knowledge(
+    [Member(i, SPEC, {"error": 0.5, "params": params, "macs": macs}) for i, (params, macs) in enumerate(CROWD)],
+    [],
+    ("params", "macs"),
+    ("error", "params", "macs"),
+    {},
+    3,
+)
 
 
 def test_rare_members_have_the_lowest_density():
@@ -27,7 +37,7 @@ def test_a_constant_objective_is_no_obstacle():
 
 
 def test_parents_are_drawn_with_probability_inverse_to_their_density():
-    weights = DensitySampling().fit(CROWD).log_weights(CROWD)
+    weights = DensitySampling().fit(KNOWN).parents()
     rng = np.random.default_rng(0)
     counts = np.bincount([draw_one(weights, rng) for _ in range(20_000)], minlength=len(CROWD))
     expected = np.exp(weights - weights.max())
@@ -41,4 +51,12 @@ def test_children_are_distinct_and_as_many_as_there_are():
 
 
 def test_uniform_weights_are_equal():
-    assert (UniformSampling().fit(CROWD).log_weights(CROWD) == 0).all()
+    assert (UniformSampling().fit(KNOWN).parents() == 0).all()
+
+
+def test_children_are_accepted_with_probability_inverse_to_their_density():
+    choice, rng = DensitySampling().fit(KNOWN), np.random.default_rng(0)
+    counts = np.bincount([choice.accept(KNOWN.population, 1, rng)[0] for _ in range(5_000)], minlength=len(CROWD))
+    expected = np.exp(choice.parents() - choice.parents().max())
+    np.testing.assert_allclose(counts / 5_000, expected / expected.sum(), atol=0.03)
+    assert sorted(UniformSampling().fit(KNOWN).accept(KNOWN.population, 9, rng)) == list(range(len(CROWD)))

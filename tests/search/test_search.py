@@ -1,14 +1,18 @@
+from dataclasses import replace
+
 import pytest
 
 from lightning_lemonade.errors import ConfigurationError, SearchError
 from lightning_lemonade.search import (
     DensitySampling,
     Failure,
+    GainSampling,
     Limits,
     Measurement,
     NonDominatedSurvival,
     Outcome,
     Search,
+    TaskResult,
     derived_rng,
     derived_seed,
 )
@@ -18,16 +22,18 @@ SPACE = ConvNetSpace()
 STARTS = SPACE.initial((1, 8, 8), 10)
 
 
-def make_search(limits=None, proposals=12):
+def make_search(limits=None, proposals=12, sampling=None, inherits=True):
     return Search(
         space=SPACE,
         objectives={"params": lambda spec: float(spec.parameter_count)},
         keys=["error", "params"],
         limits=Limits.parse(limits),
-        sampling=DensitySampling(),
+        sampling=sampling or DensitySampling(),
         survival=NonDominatedSurvival(),
         proposals=proposals,
         bounds={"error": (0.0, 0.9), "params": (1e2, 1e6)},
+        epochs=3,
+        inherits=inherits,
     )
 
 
@@ -107,6 +113,28 @@ def test_children_carry_their_lineage():
             spec = mutation.rewrite(spec)
         assert spec == child.spec
         assert 1 <= len(child.mutations) <= 3
+
+
+def test_each_member_is_trained_on_at_most_once():
+    search = started(sampling=GainSampling(), proposals=1)
+    parents = []
+    for generation in range(1, 5):
+        children = search.ask(derived_rng(0, "ask", generation), 5, generation).children
+        for child in children:
+            if not child.mutations:
+                assert child.spec == search.members[child.parent].spec
+                parents.append(child.parent)
+        search.tell(evaluated(child, 0.9) for child in children)
+    assert sorted(parents) == [0, 1, 2, 3]
+
+
+def test_without_inheritance_no_member_is_trained_on_and_epochs_are_a_childs_own():
+    search = started(sampling=GainSampling(), inherits=False)
+    children = search.ask(derived_rng(0, "ask", 1), 12, 1).children
+    assert all(child.mutations for child in children)
+    task = TaskResult(None, {}, 3, 100)
+    search.tell(replace(evaluated(child, 0.1), tasks={"": task}) for child in children)
+    assert {search.members[child.id].epochs for child in children} == {3}
 
 
 def test_asking_an_empty_population_is_an_error():

@@ -1,0 +1,137 @@
+"""Choice by the expected gain in hypervolume for the work that it takes. Source: ours."""
+
+from collections.abc import Sequence
+from math import log, prod
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import BayesianRidge
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from lightning_lemonade.graph import GraphSpec
+from lightning_lemonade.search.candidate import Member, Proposal
+from lightning_lemonade.search.dominance import hypervolume
+from lightning_lemonade.search.knowledge import Knowledge
+
+Array = NDArray[np.float64]
+
+MACS_PER_VALUE = 60
+MACS_PER_STEP = 500_000
+FEWEST_FAMILIES = 8
+PRIOR = (-0.1, 0.2)  # mean and spread of the change before there are families to learn from
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()  # those of an expectation
+
+
+def work(spec: GraphSpec) -> float:
+    """Returns what training on one sample costs, in multiply-adds of its forward pass.
+
+    Beside the multiply-adds it counts each value that a node writes, since memory bounds batch norms and activations, and a sample's share
+    of what a step costs for any network. Both weights were fitted to times of training steps on one core of a CPU, most of which it meets
+    within 16 % (docs/benchmarks.md). It is computed rather than timed, so that a search can be repeated bit for bit.
+    """
+    values = sum(prod(spec.shapes[node.id]) for node in spec.nodes if node.inputs)
+    return float(spec.macs + MACS_PER_VALUE * values + MACS_PER_STEP)
+
+
+class GainSampling:
+    """Parents are drawn uniformly; of the proposals those are accepted that promise the largest gain in hypervolume for their work.
+
+    A child's value of a trained objective is predicted from its parent's and from all families so far (see `ChangeModel`). Several
+    children are accepted one after the other, each as if those before had the values predicted for them. To train a member on without a
+    change is a proposal like any other.
+    """
+
+    continues = True
+
+    def fit(self, knowledge: Knowledge) -> "_Gain":
+        """See `Sampling.fit`."""
+        return _Gain(knowledge)
+
+
+class _Gain:
+    def __init__(self, knowledge: Knowledge) -> None:
+        self.known = knowledge
+        self.members = {member.id: member for member in knowledge.population}
+        self.models = {key: ChangeModel(knowledge.families, key) for key in knowledge.keys if key not in knowledge.cheap}
+
+    def parents(self) -> Array:
+        return np.zeros(len(self.known.population))
+
+    def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
+        if not proposals:
+            return []
+        front = np.array([[member.values[key] for key in self.known.keys] for member in self.known.population], dtype=np.float64)
+        outlooks = self._outlooks(proposals)
+        costs = np.array([work(proposal.spec) for proposal in proposals])
+        left = list(range(len(proposals)))
+        chosen: list[int] = []
+        while left and len(chosen) < count:
+            before = self._volume(front)
+            gains = [self._gain(front, before, outlooks[i]) / costs[i] for i in left]
+            best = left.pop(int(np.argmax(gains)))
+            chosen.append(best)
+            front = np.vstack([front, outlooks[best][len(_NODES) // 2]])
+        return chosen
+
+    def _outlooks(self, proposals: Sequence[Proposal]) -> Array:
+        """Returns points that each proposal may reach, at the nodes of the quadrature: (proposals, nodes, objectives)."""
+        parents = [self.members[proposal.parent] for proposal in proposals if proposal.parent is not None]
+        points = np.empty((len(proposals), len(_NODES), len(self.known.keys)))
+        for column, key in enumerate(self.known.keys):
+            if key in self.models:
+                mean, spread = self.models[key].predict(parents, [proposal.spec for proposal in proposals], self.known.epochs)
+                points[:, :, column] = mean[:, None] + spread[:, None] * _NODES
+            else:
+                points[:, :, column] = np.array([proposal.values[key] for proposal in proposals])[:, None]
+        return points
+
+    def _gain(self, front: Array, before: float, outlook: Array) -> float:
+        return float(sum(w * (self._volume(np.vstack([front, point])) - before) for w, point in zip(_WEIGHTS, outlook, strict=True)))
+
+    def _volume(self, points: Array) -> float:
+        return hypervolume(points, self.known.keys, self.known.bounds)
+
+
+class ChangeModel:
+    """Predicts how a trained objective changes from parent to child: Bayesian ridge regression over all families so far.
+
+    The change is relative to the parent's value. What it is predicted from: how parameters and multiply-adds change (with sign and
+    without), the child's size, and how long it and its ancestors will have been trained.
+
+    Args:
+        families: (parent, child) of the children evaluated.
+        key: the objective's.
+    """
+
+    def __init__(self, families: Sequence[tuple[Member, Member]], key: str) -> None:
+        self.key = key
+        self._model: Pipeline | None = None
+        if len(families) >= FEWEST_FAMILIES:
+            features = np.array([_features(parent, child.spec, child.epochs) for parent, child in families])
+            changes = [child.values[key] / self._scale(parent) - parent.values[key] / self._scale(parent) for parent, child in families]
+            self._model = make_pipeline(StandardScaler(), BayesianRidge()).fit(features, np.array(changes))
+
+    def predict(self, parents: Sequence[Member], specs: Sequence[GraphSpec], epochs: int) -> tuple[Array, Array]:
+        """Returns means and spreads (standard deviations) of the children's values: (n,), (n,).
+
+        Args:
+            parents: of the children.
+            specs: the children's.
+            epochs: that each will train.
+        """
+        old, scale = np.array([m.values[self.key] for m in parents]), np.array([self._scale(m) for m in parents])
+        if self._model is None:
+            return old + PRIOR[0] * scale, PRIOR[1] * scale
+        features = np.array([_features(m, spec, m.epochs + epochs) for m, spec in zip(parents, specs, strict=True)])
+        mean, spread = self._model.predict(features, return_std=True)
+        return old + mean * scale, spread * scale
+
+    def _scale(self, member: Member) -> float:
+        return max(abs(member.values[self.key]), 1e-3)
+
+
+def _features(parent: Member, spec: GraphSpec, epochs: int) -> list[float]:
+    params, macs = log(spec.parameter_count / parent.spec.parameter_count), log(max(1, spec.macs) / max(1, parent.spec.macs))
+    return [params, abs(params), macs, abs(macs), 1 / max(1, epochs), log(spec.parameter_count)]
