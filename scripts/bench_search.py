@@ -367,7 +367,8 @@ def main() -> None:
         "sampling": "gain",
         "space": ConvNetSpace(starts="strided"),
     }
-    results = _read(Path(settings.out)) if settings.out else {}
+    asked = f"{settings.data}, {settings.minutes:g} minutes, {settings.epochs} and {settings.initial_epochs} epochs"
+    results = _read(Path(settings.out), asked) if settings.out else {}
     for seed in settings.seeds:
         for method in settings.methods:
             new = (method, seed) not in results
@@ -377,28 +378,31 @@ def main() -> None:
             best = min(points, key=lambda p: p.error)
             print(f"seed {seed} {method}: test hypervolume {ends}; {spent}; best {best.error:.4f} (test {best.test:.4f})", flush=True)
             if settings.out and new:
-                _write(Path(settings.out), method, seed, points)
+                _write(Path(settings.out), asked, method, seed, points)
     compare(results, settings.methods, settings.seeds)
 
 
-def _read(path: Path) -> dict[tuple[str, int], list[Point]]:
+def _read(path: Path, asked: str) -> dict[tuple[str, int], list[Point]]:
+    """Returns what a file holds already; ends the script if it was made with other settings."""
     results: dict[tuple[str, int], list[Point]] = {}
     if path.exists():
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
+                if row.get("settings") != asked:
+                    raise SystemExit(f"{path} holds results of {row.get('settings')}, asked for are {asked}: give another file")
                 numbers = (float(row[name]) for name in ("params", "val_error", "test_error"))
                 point = Point(float(row["seconds"]), int(row["epochs"]), *numbers)
                 results.setdefault((row["method"], int(row["seed"])), []).append(point)
     return results
 
 
-def _write(path: Path, method: str, seed: int, points: list[Point]) -> None:
+def _write(path: Path, asked: str, method: str, seed: int, points: list[Point]) -> None:
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.writer(file)
         if new:
-            writer.writerow(["method", "seed", "seconds", "epochs", "params", "val_error", "test_error"])
-        writer.writerows([method, seed, f"{p.seconds:.2f}", p.epochs, int(p.params), f"{p.error:.5f}", f"{p.test:.5f}"] for p in points)
+            writer.writerow(["settings", "method", "seed", "seconds", "epochs", "params", "val_error", "test_error"])
+        writer.writerows([asked, method, seed, p.seconds, p.epochs, p.params, p.error, p.test] for p in points)
 
 
 if __name__ == "__main__":

@@ -242,6 +242,34 @@ def test_a_starting_network_outside_the_limits_is_dropped_with_a_line(tmp_path):
     assert [candidate.objectives["params"] for candidate in starts] == [530, 1702, 4010]
 
 
+def test_choice_by_gain_trains_members_on_from_where_they_were_and_can_be_repeated(tmp_path):
+    settings = SMALL | {"max_generations": 3, "proposals": 2, "accepted": 4, "sampling": "gain"}
+    with pytest.raises(ConfigurationError, match="accepted"):
+        LemonadeTrainer(**settings)
+    settings |= {"proposals": 4}
+    digests = []
+    for name in ("one", "two"):
+        front = LemonadeTrainer(run_dir=tmp_path / name, **settings).search(DigitsDataModule())
+        digests.append([(c.id, c.objectives, c.mutations) for c in front])
+    assert digests[0] == digests[1]
+    records = {candidate.id: candidate for candidate in History.open(tmp_path / "one").candidates()}
+    on = [record for record in records.values() if record.parent is not None and not record.mutations]
+    assert on
+    for record in on:
+        parent = records[record.parent]
+        assert record.spec == parent.spec
+        assert record.start_error == parent.objectives["error"]
+        assert record.cumulative_epochs == parent.cumulative_epochs + record.epochs
+
+
+def test_choice_by_gain_without_inheritance_only_makes_new_networks(tmp_path):
+    settings = SMALL | {"sampling": "gain", "inherit": False}
+    LemonadeTrainer(run_dir=tmp_path / "run", **settings).search(DigitsDataModule())
+    children = [c for c in History.open(tmp_path / "run").candidates() if c.parent is not None]
+    assert len(children) == 6
+    assert all(child.mutations and child.cumulative_epochs == 1 for child in children)
+
+
 class NoTestImages(DigitsDataModule):
     def test_dataloader(self):
         raise OSError("the test images are on another disk")

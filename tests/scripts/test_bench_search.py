@@ -66,5 +66,10 @@ def test_the_short_form_compares_every_kind_of_method(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     for method in methods:
         assert f"seed 0 {method}: test hypervolume 0." in done.stdout
-        assert f"\n{method},0," in (tmp_path / "points.csv").read_text()
+        assert f",{method},0," in (tmp_path / "points.csv").read_text()
     assert "error reference 0.3" in done.stdout
+    again = [sys.executable, *command, "--methods", *methods]
+    assert subprocess.run(again, check=False, capture_output=True, text=True, timeout=300).stdout == done.stdout
+    other = subprocess.run([*again, "--epochs", "2"], check=False, capture_output=True, text=True, timeout=300)
+    assert other.returncode == 1
+    assert "give another file" in other.stderr
