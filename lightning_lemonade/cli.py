@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -97,7 +98,10 @@ def _prepare_search(parser: Parser, args: Sequence[str]) -> None:
     own = _own_names(LemonadeTrainer)
     reserved = set(RESERVED)
     parser.reserved = {name: _INSTEAD.get(name, why) for name, why in RESERVED.items() if name not in own - _NOT_FLAGS}
-    refuse_reserved((arg[2:].split("=")[0].split(".")[0] for arg in args if arg.startswith("--")), parser.reserved)
+    flags = list(dict.fromkeys(arg[2:].split("=")[0].split(".")[0] for arg in args if arg.startswith("--")))
+    if {"data", "tasks"} <= set(flags):
+        raise ConfigurationError("data and tasks are both given: several data modules by name are tasks, one is data; give one of both")
+    refuse_reserved(flags, parser.reserved)
     if os.getcwd() not in sys.path:  # a console script can't import the user's own data module otherwise
         sys.path.append(os.getcwd())
     parser.add_argument("--config", action=ConfigFile, help="YAML file of these arguments")
@@ -105,6 +109,8 @@ def _prepare_search(parser: Parser, args: Sequence[str]) -> None:
     parser.add_class_arguments(pl.Trainer, skip=reserved | own | set(added), instantiate=False)
     help_text = "the data module: a class's name or path, and --data.NAME VALUE for its arguments"
     parser.add_argument("--data", type=pl.LightningDataModule, default={"class_path": _DEFAULT_DATA}, help=help_text)
+    tasks_help = "several data modules by name, in a configuration file: architectures are searched for all of them; instead of --data"
+    parser.add_argument("--tasks", type=dict[str, pl.LightningDataModule] | None, default=None, help=tasks_help)
     parser.add_argument("--wandb", choices=["offline", "online", "disabled"], help="log the population to Weights & Biases")
 
 
@@ -122,7 +128,7 @@ def _search(settings: Namespace) -> None:
 
     defaults = {p.name: p.default for p in inspect.signature(pl.Trainer).parameters.values()}
     own = _own_names(LemonadeTrainer)
-    values = {key: value for key, value in vars(settings).items() if key not in {"config", "data", "wandb"}}
+    values = {key: value for key, value in vars(settings).items() if key not in {"config", "data", "tasks", "wandb"}}
     given = {key: value for key, value in values.items() if key in own or value != defaults.get(key)}
     ends: list[tuple[dict[str, Any], Path]] = []
 
@@ -139,7 +145,7 @@ def _search(settings: Namespace) -> None:
     callbacks: list[SearchCallback] = [Keeper(), SearchProgressBar()]
     if settings.wandb is not None:
         callbacks.append(WandbPopulationLogger(mode=settings.wandb))
-    LemonadeTrainer(callbacks=callbacks, **given).search(settings.data)
+    LemonadeTrainer(callbacks=callbacks, **given).search(settings.tasks or settings.data)
     for summary, run_dir in ends:  # one; none where this isn't rank 0
         _print_run(summary, run_dir)
 
@@ -194,6 +200,7 @@ def _candidate(candidate: "CandidateRecord") -> dict[str, Any]:
         **{name: getattr(candidate, name) for name in names},
         "objectives": dict(candidate.objectives),
         "mutations": [dict(m) for m in candidate.mutations],
+        "tasks": {name: asdict(task) for name, task in candidate.tasks.items()},
     }
 
 
@@ -210,11 +217,15 @@ def _print_run(summary: Mapping[str, Any], run_dir: Path) -> None:
     console = Console(soft_wrap=True)
     table = Table(title="Pareto front")
     keys = [o["name"] for o in summary["objectives"]]
-    for title in ("id", "parent", *("validation error" if key == "error" else key for key in keys), "test error", "epochs"):
+    tasks = list(summary["front"][0]["tasks"]) if summary["front"] else [""]
+    titles = ["validation error" if key == "error" else key for key in keys]
+    tests = [f"test error/{task}" if task else "test error" if "error" in keys else "test" for task in tasks]
+    for title in ("id", "parent", *titles, *tests, "epochs"):
         table.add_column(title, justify="right")
     for row in sorted(summary["front"], key=lambda row: [row["objectives"].get(key, math.inf) for key in keys]):
         values = [_text(row["objectives"].get(key)) for key in keys]
-        table.add_row(str(row["id"]), _text(row["parent"]), *values, _text(row["test_error"]), str(row["cumulative_epochs"]))
+        tested = [_text(row["tasks"][task]["test_error"]) for task in tasks]
+        table.add_row(str(row["id"]), _text(row["parent"]), *values, *tested, str(row["cumulative_epochs"]))
     console.print(table)
     hypervolume = summary["hypervolume"]
     console.print(f"hypervolume: {_text(hypervolume[-1] if hypervolume else None)} after {len(hypervolume)} generations")

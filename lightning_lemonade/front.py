@@ -13,18 +13,21 @@ from safetensors.torch import save_file
 from torch import fx
 
 from lightning_lemonade.errors import HistoryError, LemonadeError, MutationError
-from lightning_lemonade.graph import GraphSpec
+from lightning_lemonade.graph import GraphSpec, with_outputs
 from lightning_lemonade.history import History
 from lightning_lemonade.morphisms import State, network_with
 from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord
 
 if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
     from lightning_lemonade.module import LemonadeModule
 
 Format = Literal["onnx", "pt2", "folder"]
 EXAMPLE_BATCH = 2
 LINEAGE = ("id", "parent", "generation")
-RESULTS = ("start_error", "test_error", "epochs", "cumulative_epochs", "hash")
+ERRORS = ("start_error", "test_error")
+COSTS = ("epochs", "cumulative_epochs", "hash")
 
 
 def load(run_dir: str | Path) -> "Front":
@@ -40,19 +43,33 @@ def load(run_dir: str | Path) -> "Front":
 
 
 class Candidate:
-    """A trained network of a search. Where a search has several tasks, the weights are the first task's.
+    """A trained network of a search, of one of its tasks: the first one's, and `of_task` gives the others'.
 
     Args:
         record: what the history says of it.
         history: where its weights are.
+        task: whose weights, outputs and errors count; by default the search's first.
 
     Attributes:
         record: what the history says of it.
+        task: the task's name; empty where a search has one.
     """
 
-    def __init__(self, record: CandidateRecord, history: History) -> None:
+    def __init__(self, record: CandidateRecord, history: History, task: str | None = None) -> None:
         self.record = record
+        self.task = history.tasks[0] if task is None else task
         self._history = history
+
+    def of_task(self, task: str) -> "Candidate":
+        """Returns the same candidate with another task's weights, outputs and errors.
+
+        Raises:
+            LemonadeError: if the search has no such task.
+        """
+        if task not in self._history.tasks:
+            known = ", ".join(filter(None, self._history.tasks)) or "one, without a name"
+            raise LemonadeError(f"{self._history.run_dir} has no task {task!r}; its tasks: {known}")
+        return Candidate(self.record, self._history, task)
 
     @property
     def id(self) -> int:
@@ -69,10 +86,27 @@ class Candidate:
         """The generation it was made in; 0 for a starting network."""
         return self.record.generation
 
-    @property
+    @cached_property
     def spec(self) -> GraphSpec:
-        """Its architecture."""
-        return self.record.spec
+        """Its architecture, with as many outputs as the task has."""
+        outputs = self._facts.get("outputs")
+        return self.record.spec if outputs is None else with_outputs(self.record.spec, int(outputs))
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The names of its outputs, in order, where the data module told them."""
+        return self._facts.get("class_names")
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metrics of validation after training, by the names under which the module logs them."""
+        return self.record.tasks[self.task].metrics if self.task in self.record.tasks else {}
+
+    @property
+    def _facts(self) -> Mapping[str, Any]:
+        """What the run says of the task."""
+        facts: Mapping[str, Any] = self._history.config.get("tasks", {}).get(self.task, {})
+        return facts
 
     @property
     def objectives(self) -> Mapping[str, float]:
@@ -81,13 +115,13 @@ class Candidate:
 
     @property
     def start_error(self) -> float | None:
-        """Validation error with inherited weights, before training."""
-        return self.record.start_error
+        """Validation error (or the task's first trained objective) with inherited weights, before training."""
+        return self.record.tasks[self.task].start_error if self.task in self.record.tasks else None
 
     @property
     def test_error(self) -> float | None:
-        """Error on the test split; None until measured."""
-        return self.record.test_error
+        """Error (or the task's first trained objective) on the test split; None until measured."""
+        return self.record.tasks[self.task].test_error if self.task in self.record.tasks else None
 
     @property
     def epochs(self) -> int:
@@ -134,6 +168,24 @@ class Candidate:
         module.network.load_state_dict(self._build().state_dict())
         return module
 
+    def confusion_matrix(self, datamodule: "pl.LightningDataModule", split: Literal["val", "test"] = "test") -> pd.DataFrame:
+        """Counts a classifier's answers: a row for each true class, a column for each answer.
+
+        Args:
+            datamodule: of the task; its `prepare_data` and `setup` are called.
+            split: whose samples are counted.
+
+        Returns:
+            Counts, with the classes' names (or numbers) as index and columns.
+
+        Raises:
+            HistoryError: if the weights are missing or damaged.
+            DataError: if the data module has no such split, or its samples don't fit.
+        """
+        from lightning_lemonade.evaluation.confusion import confusion_matrix  # noqa: PLC0415 (imports Lightning)
+
+        return confusion_matrix(self.module, datamodule, split, self.class_names)
+
     def export(self, path: str | Path, format: Format | None = None) -> Path:  # noqa: A002 (the command line's word)
         """Writes the network, with its recorded weights, for use without this package.
 
@@ -164,7 +216,7 @@ class Candidate:
 
     def _build(self) -> fx.GraphModule:
         """Builds the network afresh, in eval mode."""
-        state: State = self._history.weights(self.id, self._history.tasks[0])
+        state: State = self._history.weights(self.id, self.task)
         try:
             return network_with(self.spec, state).eval()
         except MutationError as error:
@@ -172,7 +224,8 @@ class Candidate:
 
     def _export_folder(self, network: fx.GraphModule, path: Path) -> None:
         path.mkdir(exist_ok=True)
-        facts = {name: getattr(self, name) for name in (*LINEAGE, "objectives", *RESULTS, "mutations")}
+        facts = {name: getattr(self, name) for name in (*LINEAGE, "objectives", *ERRORS, *COSTS, "mutations")}
+        facts |= {"task": self.task, "class_names": self.class_names}
         facts["units"] = {objective.key: objective.unit for objective in self._history.objectives}
         (path / "spec.json").write_text(self.spec.to_json(indent=2) + "\n", encoding="utf-8")
         (path / "candidate.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -205,6 +258,7 @@ class Front:
         self.objectives: Sequence[ObjectiveRecord] = history.objectives
         self.bounds = history.bounds
         self.history: list[GenerationRecord] = history.generations()
+        self._tasks = history.tasks
         cheap = next((objective.key for objective in self.objectives if objective.stage == "spec"), None)
         records = sorted(history.front(), key=lambda record: (0.0 if cheap is None else record.objectives[cheap], record.id))
         self._candidates = {record.id: Candidate(record, history) for record in records}
@@ -240,11 +294,20 @@ class Front:
         return self.history[-1].hypervolume if self.history else 0.0
 
     def to_pandas(self) -> pd.DataFrame:
-        """Returns a row for each candidate: lineage, objectives (a column each), errors before training and in test, cost, hash."""
+        """Returns a row for each candidate: lineage, objectives (a column each), errors before training and in test, cost, hash.
+
+        Where a search has several tasks, their errors have a column each: `test_error/TASK`.
+        """
         keys = [objective.key for objective in self.objectives]
-        rows = [[*_values(c, LINEAGE), *(c.objectives.get(key) for key in keys), *_values(c, RESULTS)] for c in self]
-        frame = pd.DataFrame(rows, columns=[*LINEAGE, *keys, *RESULTS])
-        return frame.astype({"parent": "Int64", "start_error": "float64", "test_error": "float64"})
+        errors = {f"{name}/{task}" if task else name: (name, task) for task in self._tasks for name in ERRORS}
+        columns = [*LINEAGE, *keys, *errors, *COSTS]
+        rows = [
+            [*_values(c, LINEAGE), *map(c.objectives.get, keys)]
+            + [getattr(c.of_task(task), name) for name, task in errors.values()]
+            + _values(c, COSTS)
+            for c in self
+        ]
+        return pd.DataFrame(rows, columns=columns).astype({"parent": "Int64", **dict.fromkeys(errors, "float64")})
 
     def best(self, objective: str, /, *, limits: Mapping[str, float] | None = None, **bounds: float) -> Candidate:
         """Returns the candidate with the smallest value of an objective among those within bounds.

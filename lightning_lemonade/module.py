@@ -1,6 +1,6 @@
 """LemonadeModule: a candidate as a LightningModule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import cos, pi
 from typing import Any
@@ -8,9 +8,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_lemonade.errors import DataError
+from lightning_lemonade.batches import BatchFormat, unpack
+from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.graph import GraphSpec, build
 from lightning_lemonade.graph.build import channels_last
 
@@ -28,6 +30,7 @@ class Training:
         warmup: share of the steps that the warm-up takes.
         gradient_clip: largest norm of a step's gradient, where the trainer has no limit of its own; None leaves it as it is. Weights that
             were solved for lie where a step at the from-scratch rate can be too large.
+        label_smoothing: share of the target that the classification loss spreads over all classes, in [0, 1).
         channels_last: whether convolutions are laid out so that channels are neighbours in memory, which is faster: see
             `graph.build.channels_last`. Code that looks into the network then needs `reshape` in place of `view`.
     """
@@ -39,7 +42,21 @@ class Training:
     weight_decay: float = 5e-4
     warmup: float = 0.1
     gradient_clip: float | None = 1.0
+    label_smoothing: float = 0.0
     channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            ConfigurationError: if one is out of its range.
+        """
+        ranges = {"learning_rate": (0, None), "momentum": (0, 1), "weight_decay": (0, None), "warmup": (0, 1), "label_smoothing": (0, 1)}
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not value >= low or (high is not None and not value < high):
+                bounds = f"of at least {low}" if high is None else f"of at least {low} and below {high}"
+                raise ConfigurationError(f"{name} must be a number {bounds}, got {value!r}")
 
 
 PAPER_TRAINING = Training(epochs=20, initial_epochs=20, learning_rate=0.01, warmup=0.0, gradient_clip=None)
@@ -50,16 +67,37 @@ LossTerm = Callable[[Tensor, Tensor], Tensor]
 """From samples (batch, *sample) and the network's output (batch, *output) to a scalar."""
 
 
+class ErrorRate(MulticlassAccuracy):
+    """The share of wrong answers among logits (batch, classes, ...) and classes (batch, ...).
+
+    Args:
+        num_classes: at least 2.
+        top_k: the answer is right if it is among the k likeliest.
+    """
+
+    def __init__(self, num_classes: int, top_k: int = 1) -> None:
+        super().__init__(num_classes=num_classes, top_k=top_k, average="micro")
+
+    def compute(self) -> Tensor:
+        """Returns it, in [0, 1]."""
+        return 1.0 - super().compute()
+
+
 class LemonadeModule(pl.LightningModule):
-    """A classifier over a graph spec. Subclass it for another loss, metric or optimiser.
+    """A classifier over a graph spec. Subclass it for another loss, other metrics, another optimiser or batch format.
+
+    What a subclass overrides: `loss` and `metrics`, mostly; `configure_optimizers`; or the steps of Lightning, as in any LightningModule.
 
     Args:
         spec: the architecture; maps (batch, *sample) to logits (batch, classes).
         training: the settings of its training.
 
     Attributes:
+        batch_format: where a batch holds samples and targets; see `batches.BatchFormat`.
         loss_terms: what callbacks add to the loss of each training step.
     """
+
+    batch_format: BatchFormat = None
 
     def __init__(self, spec: GraphSpec, training: Training | None = None) -> None:
         super().__init__()
@@ -68,9 +106,17 @@ class LemonadeModule(pl.LightningModule):
         self.network = build(spec)
         if self.training_settings.channels_last:
             channels_last(self.network)
-        self.accuracy = MulticlassAccuracy(num_classes=max(2, spec.output_shape[0]), average="micro")
-
+        # no compute groups: which metrics share a state is guessed there from the first batch's values
+        self.validation_metrics = MetricCollection(dict(self.metrics()), prefix="val_", compute_groups=False)
         self.loss_terms: list[LossTerm] = []
+
+    def metrics(self) -> Mapping[str, Metric]:
+        """Returns the metrics of validation by name, each updated with the network's output and the target; `val_` goes before the names.
+
+        By default `error`, the share of wrong answers, and with more than five classes `top5_error`.
+        """
+        classes = max(2, self.spec.output_shape[0])
+        return {"error": ErrorRate(classes)} | ({"top5_error": ErrorRate(classes, top_k=5)} if classes > 5 else {})
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the logits (batch, classes) of samples (batch, *sample)."""
@@ -78,12 +124,12 @@ class LemonadeModule(pl.LightningModule):
         return logits
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Returns the loss that training minimises: cross-entropy of logits (batch, classes) and classes (batch,)."""
-        return nn.functional.cross_entropy(logits, target)
+        """Returns the loss that training minimises: cross-entropy of logits (batch, classes) and classes (batch,) or shares of them."""
+        return nn.functional.cross_entropy(logits, target, label_smoothing=self.training_settings.label_smoothing)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401 (Lightning's signature)
-        """Returns the loss of a batch `(x, y)`; one that isn't finite makes the candidate fail."""
-        x, y = pair(batch)
+        """Returns the loss of a batch; one that isn't finite makes the candidate fail."""
+        x, y = self.unpack(batch)
         logits = self(x)
         loss = self.loss(logits, y)
         for term in self.loss_terms:
@@ -91,14 +137,22 @@ class LemonadeModule(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
-        """Counts the right answers of a batch `(x, y)`; the metric over all validation loaders is `val_error`."""
-        x, y = pair(batch)
-        self.accuracy.update(self(x), y)
+        """Updates the metrics with a batch; over all validation loaders they are one."""
+        x, y = self.unpack(batch)
+        self.validation_metrics.update(self(x), y)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val_error`, the share of wrong answers."""
-        self.log("val_error", 1.0 - self.accuracy.compute())
-        self.accuracy.reset()
+        """Logs the metrics: `val_error` and so on."""
+        self.log_dict(self.validation_metrics.compute())
+        self.validation_metrics.reset()
+
+    def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        """Returns samples (batch, *sample) and targets (batch, ...) of a batch.
+
+        Raises:
+            DataError: if they aren't found.
+        """
+        return unpack(batch, self.batch_format)
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -138,16 +192,3 @@ def cosine(step: int, steps: int, warmup: float) -> float:
     if step < first:
         return (step + 1) / (first + 1)
     return 0.5 * (1 + cos(pi * min(1.0, (step - first) / max(1, steps - first))))
-
-
-def pair(batch: object) -> tuple[Tensor, Tensor]:
-    """Returns samples and targets of a batch `(x, y)`; whole numbers as int64, which losses expect.
-
-    Raises:
-        DataError: if the batch is anything else.
-    """
-    if isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
-        x, y = batch
-        return x, y if y.is_floating_point() else y.long()
-    shown = f"a dict with the keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else f"a {type(batch).__name__}"
-    raise DataError(f"the data module yields {shown}; a batch must be (x, y), two tensors: return a tuple from its dataset")

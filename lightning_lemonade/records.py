@@ -29,6 +29,21 @@ class ObjectiveRecord:
 
 
 @dataclass(frozen=True)
+class TaskRecord:
+    """What one task's training gave a candidate.
+
+    Attributes:
+        start_error: the task's first trained objective on the validation split before training; None where nothing was inherited.
+        test_error: the same on the test split; None until measured.
+        metrics: metrics of validation after training, by the names under which the module logs them.
+    """
+
+    start_error: float | None
+    test_error: float | None
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class CandidateRecord:
     """A candidate as the history knows it.
 
@@ -43,8 +58,7 @@ class CandidateRecord:
         mutations: the mutations as JSON values, in order.
         objectives: value by objective key; only the spec objectives until it is evaluated.
         spreads: standard deviation by objective key, where measured repeatedly.
-        start_error: validation error before training (the first task's); None where nothing was inherited.
-        test_error: error on the test split (the first task's); None until measured.
+        tasks: what training gave, by task (`""` where there is one task).
         epochs: epochs of its own training.
         cumulative_epochs: the same with those of the ancestors whose training it inherited; 0 until it is recorded.
         images: training images seen in its own training.
@@ -64,8 +78,7 @@ class CandidateRecord:
     mutations: tuple[Mapping[str, Any], ...]
     objectives: Mapping[str, float]
     spreads: Mapping[str, float]
-    start_error: float | None
-    test_error: float | None
+    tasks: Mapping[str, TaskRecord]
     epochs: int
     cumulative_epochs: int
     images: int
@@ -73,6 +86,16 @@ class CandidateRecord:
     teacher_images: int
     seconds: Mapping[str, float]
     in_front: bool
+
+    @property
+    def start_error(self) -> float | None:
+        """The first task's (see `TaskRecord`)."""
+        return next((task.start_error for task in self.tasks.values()), None)
+
+    @property
+    def test_error(self) -> float | None:
+        """The first task's (see `TaskRecord`)."""
+        return next((task.test_error for task in self.tasks.values()), None)
 
 
 @dataclass(frozen=True)

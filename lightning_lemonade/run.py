@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from lightning_lemonade.callback import SearchInfo
-from lightning_lemonade.errors import ConfigurationError, HistoryError, ObjectiveError, SearchError
+from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError, ObjectiveError, SearchError
 from lightning_lemonade.evaluation import EvaluationRequest, Evaluator, TaskData, TestRequest, timed
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import History
+from lightning_lemonade.morphisms import State
 from lightning_lemonade.objectives import Objective, SpecObjective, TrainedObjective
 from lightning_lemonade.ranks import Ranks
 from lightning_lemonade.records import PHASES, GenerationRecord, ObjectiveRecord
@@ -36,8 +38,7 @@ class Run:
     Args:
         settings: of the search.
         ranks: the processes that it runs on.
-        evaluator: of this rank.
-        data: of its task.
+        evaluator: of this rank, with the tasks.
 
     Raises:
         SearchError: if no starting network meets the limits.
@@ -45,13 +46,13 @@ class Run:
         DataError: if the data module yields something else than it must.
     """
 
-    def __init__(self, settings: SearchSettings, ranks: Ranks, evaluator: Evaluator, data: TaskData) -> None:
-        self.settings, self.ranks, self.evaluator = settings, ranks, evaluator
-        sample_shape, outputs = data.shapes()
+    def __init__(self, settings: SearchSettings, ranks: Ranks, evaluator: Evaluator) -> None:
+        self.settings, self.ranks, self.evaluator, self.tasks = settings, ranks, evaluator, evaluator.tasks
+        sample_shape, outputs = common_sample_shape(self.tasks), {task: data.outputs for task, data in self.tasks.items()}
         limits = settings.limits.within(Limits.parse(settings.space.limits(sample_shape)))
         measures = {o.key: o.checked for o in settings.objectives if isinstance(o, SpecObjective)}
         limits = Limits({key: span for key, span in limits.ranges.items() if key in measures})
-        self.starts, dropped = legal_starts(settings.space.initial(sample_shape, outputs), measures, limits)
+        self.starts, dropped = legal_starts(settings.space.initial(sample_shape, max(outputs.values())), measures, limits)
         for reason in dropped:
             warnings.warn(f"a starting network is dropped: {reason}", stacklevel=2)
         records = [ObjectiveRecord(o.key, o.name, o.unit, o.stage) for o in settings.objectives]
@@ -65,12 +66,12 @@ class Run:
             survival=NonDominatedSurvival(),
             proposals=settings.proposals,
             bounds=bounds,
-            epochs=settings.training.epochs,
+            epochs=settings.training.epochs * len(self.tasks),
             inherits=settings.inherit,
         )
         directory = settings.run_dir or new_directory()
-        config = settings.to_dict() | {"data": f"{type(data.inner).__module__}.{type(data.inner).__qualname__}"}
-        self.history = History.create(directory, config=config, objectives=records, bounds=bounds)
+        config = settings.to_dict() | {"tasks": {task: described(data) for task, data in self.tasks.items()}}
+        self.history = History.create(directory, config=config, objectives=records, bounds=bounds, tasks=list(self.tasks))
         self.info = SearchInfo(directory, records, config, bounds, settings.max_generations, self.history)
         self.total_epochs = 0
 
@@ -170,15 +171,19 @@ class Run:
         if child.parent is None or not self.settings.inherit:
             return EvaluationRequest(child, None, {})
         parent = self.search.members[child.parent].spec
-        return EvaluationRequest(child, parent, {"": self.history.weights(child.parent)})
+        return EvaluationRequest(child, parent, self._weights(child.parent))
+
+    def _weights(self, candidate: int) -> dict[str, State]:
+        """Returns a candidate's weights by task."""
+        return {task: self.history.weights(candidate, task) for task in self.tasks}
 
     def _test(self) -> None:
-        """Measures the front's error on the test split, where there is one.
+        """Measures the front on the test split, where there is one.
 
         Raises:
             SearchError: if that fails; the search itself is complete.
         """
-        requests = {m.id: TestRequest(m.spec, {"": self.history.weights(m.id)}) for m in self.search.population}
+        requests = {m.id: TestRequest(m.spec, self._weights(m.id)) for m in self.search.population}
         try:
             errors = {member: self.ranks.measure_test(self.evaluator, request) for member, request in requests.items()}
         except Exception as error:
@@ -225,8 +230,32 @@ def legal_starts(
     return legal, dropped
 
 
+def common_sample_shape(tasks: Mapping[str, TaskData]) -> tuple[int, ...]:
+    """Returns the shape of every task's samples.
+
+    Raises:
+        DataError: if they differ.
+    """
+    shapes = {task: data.sample_shape for task, data in tasks.items()}
+    if len(set(shapes.values())) != 1:
+        shown = ", ".join(f"{task}: {'x'.join(map(str, shape))}" for task, shape in shapes.items())
+        raise DataError(
+            f"the tasks' samples differ in shape ({shown}), but they share one architecture: resize the images, or search apart"
+        )
+    return next(iter(shapes.values()))
+
+
+def described(data: TaskData) -> dict[str, Any]:
+    """Returns what a run records of a task, as JSON values."""
+    return {
+        "data": f"{type(data.inner).__module__}.{type(data.inner).__qualname__}",
+        "outputs": data.outputs,
+        "class_names": data.class_names,
+    }
+
+
 def hypervolume_bounds(
-    objectives: Sequence[Objective], starts: Sequence[GraphSpec], limits: Limits, outputs: int
+    objectives: Sequence[Objective], starts: Sequence[GraphSpec], limits: Limits, outputs: Mapping[str, int]
 ) -> dict[str, tuple[float, float]]:
     """Returns the bounds of the hypervolume: a tenth to ten times the starting networks, or the limits; what is trained has its own.
 
@@ -241,7 +270,7 @@ def hypervolume_bounds(
             low, high = max(low, min(values) / 10), min(high, max(values) * 10)
             bounds[objective.key] = (low, high if low < high else low * 10)
         elif isinstance(objective, TrainedObjective):
-            low, high = bounds[objective.key] = objective.bounds(outputs)
+            low, high = bounds[objective.key] = objective.bounds(outputs[objective.task])
             if not low < high:
                 raise ObjectiveError(f"objective {objective.key} has the bounds {low} and {high}: give the best, then the worst value")
     return bounds

@@ -111,12 +111,14 @@ class SearchSettings:
         }
 
 
-def parse_training(schedule: str, epochs: int | None, initial_epochs: int | None) -> Training:
+def parse_training(schedule: str, epochs: int | None, initial_epochs: int | None, training: Training | None = None) -> Training:
     """Returns the settings of training of a schedule by name, with other numbers of epochs if given."""
     presets = {"default": Training(), "paper": PAPER_TRAINING}
     if schedule not in presets:
         raise ConfigurationError(f"schedule must be default or paper, got {schedule!r}")
-    chosen = presets[schedule]
+    if training is not None and schedule != "default":
+        raise ConfigurationError(f"schedule={schedule} and training are both given: give one of them")
+    chosen = training or presets[schedule]
     return replace(
         chosen,
         epochs=chosen.epochs if epochs is None else epochs,

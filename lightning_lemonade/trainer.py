@@ -3,20 +3,25 @@
 import copy
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
+from lightning_lemonade.batches import BatchFormat
 from lightning_lemonade.callback import SearchCallback
 from lightning_lemonade.errors import ConfigurationError, DataError
 from lightning_lemonade.evaluation import Evaluator, TaskData, seeded
 from lightning_lemonade.evaluation.evaluator import ModuleFactory
 from lightning_lemonade.front import Front, load
-from lightning_lemonade.module import LemonadeModule
-from lightning_lemonade.objectives import Objective, resolve
+from lightning_lemonade.module import LemonadeModule, Training
+from lightning_lemonade.objectives import Metric, Objective, for_tasks, resolve
 from lightning_lemonade.ranks import Ranks, Stop, launch
 from lightning_lemonade.run import Run
 from lightning_lemonade.search import Limits, derived_seed
@@ -49,6 +54,7 @@ REFUSED_CALLBACKS = {
     pl.callbacks.LearningRateMonitor: "a child's training has no logger",
 }
 """Lightning callbacks that make no sense in a child's training, and why."""
+TASK_NAME = re.compile(r"[\w.-]+")
 ONE_THREAD = 256
 """Samples of up to so many numbers are trained on by one thread: more threads are slower, and wait for each other on a busy machine."""
 
@@ -57,7 +63,10 @@ class LemonadeTrainer:
     """Searches for architectures by Algorithm 1 of the paper, and trains them with Lightning.
 
     Args:
-        objectives: names or objects; all are minimised.
+        objectives: names or objects; all are minimised. By default the error (or `metric`), `params` and `macs`. With several tasks
+            `error/TASK` is a task's error, and `error` that of each.
+        metric: a metric of validation that the module logs, to be an objective in place of the error; see `Metric`.
+        mode: `"min"` or `"max"`: whether less or more of the metric is better.
         limits: `{"params": 2e6}` (at most) or `{"params": (1e4, 2e6)}`.
         space: where to search; by default `ConvNetSpace()`.
         max_generations: when to stop; 15 if neither this nor `max_time` is given.
@@ -67,12 +76,15 @@ class LemonadeTrainer:
         epochs: of a child.
         initial_epochs: of a starting network.
         schedule: `"default"` or `"paper"`: the paper's learning rate and epochs.
+        training: all settings of training, in place of a schedule.
         inherit: whether children inherit their parent's weights.
         sampling: how parents and children are chosen: `"density"` (the paper's), `"gain"` (ours, see `GainSampling`) or `"uniform"`.
         seed: of every draw.
         calibration_size: training samples for the transfer of weights.
         threads_per_child: torch's threads; by default one where a sample has no more than 256 numbers, else left as they are.
         module: makes a module from a spec and the settings of training; a subclass of LemonadeModule will do.
+        batch_format: where a batch holds samples and targets: two keys of a dict or two places of a tuple, or a function of the batch
+            that returns both. By default a tuple or list of two tensors, or a dict with usual names (`image` and `label`, ...).
         callbacks: of the search (`SearchCallback`), or of each child's training: Lightning callbacks, which are copied for every child, or
             classes and functions that make one.
         run_dir: where everything is kept; by default a new folder in `lemonade_runs`.
@@ -86,7 +98,9 @@ class LemonadeTrainer:
     def __init__(
         self,
         *,
-        objectives: Sequence[str | Objective] | str = ("error", "params", "macs"),
+        objectives: Sequence[str | Objective] | str | None = None,
+        metric: str | None = None,
+        mode: Literal["min", "max"] = "min",
         limits: Mapping[str, Any] | None = None,
         space: ConvNetSpace | None = None,
         max_generations: int | None = None,
@@ -96,12 +110,14 @@ class LemonadeTrainer:
         epochs: int | None = None,
         initial_epochs: int | None = None,
         schedule: Literal["default", "paper"] = "default",
+        training: Training | None = None,
         inherit: bool = True,
         sampling: Literal["density", "gain", "uniform"] = "density",
         seed: int = 0,
         calibration_size: int = 512,
         threads_per_child: int | None = None,
         module: ModuleFactory | None = None,
+        batch_format: BatchFormat = None,
         callbacks: Sequence[SearchCallback | pl.Callback | Callable[[], pl.Callback]] = (),
         run_dir: str | Path | None = None,
         **trainer_kwargs: Any,  # noqa: ANN401 (Lightning's own)
@@ -109,14 +125,14 @@ class LemonadeTrainer:
         if not isinstance(callbacks, list | tuple):
             raise ConfigurationError(f"callbacks must be a list, got {callbacks!r}")
         self.settings = SearchSettings(
-            objectives=tuple(resolve(objectives)),
+            objectives=tuple(_objectives(objectives, metric, mode)),
             limits=Limits.parse(limits),
             space=space or ConvNetSpace(),
             max_generations=15 if max_generations is None and max_time is None else max_generations,
             max_seconds=None if max_time is None else parse_time(max_time),
             proposals=proposals,
             accepted=accepted,
-            training=parse_training(schedule, epochs, initial_epochs),
+            training=parse_training(schedule, epochs, initial_epochs, training),
             inherit=inherit,
             sampling=sampling,
             seed=seed,
@@ -127,14 +143,16 @@ class LemonadeTrainer:
             trainer_arguments=trainer_kwargs,
         )
         self.module: ModuleFactory = module or LemonadeModule
+        self.batch_format = getattr(self.module, "batch_format", None) if batch_format is None else batch_format
         self.training_callbacks = [_factory(callback) for callback in callbacks if not isinstance(callback, SearchCallback)]
         _check_trainer_arguments(trainer_kwargs)
 
-    def search(self, datamodule: pl.LightningDataModule) -> Front:
+    def search(self, datamodule: pl.LightningDataModule | Mapping[str, pl.LightningDataModule]) -> Front:
         """Runs the search.
 
         Args:
-            datamodule: yields batches `(x, y)` of images (batch, channels, height, width) and classes (batch,).
+            datamodule: yields batches of samples (batch, *sample) and targets. Several by name are tasks: each architecture is trained for
+                each of them, with weights of its own; their samples have one shape, their classes may differ.
 
         Returns:
             The Pareto front, with trained weights.
@@ -142,54 +160,96 @@ class LemonadeTrainer:
         Raises:
             SearchError: if no network can be evaluated.
             HistoryError: if the run directory holds a run already.
-            DataError: if the data module yields something else.
+            DataError: if a data module yields something else.
+            ObjectiveError: if an objective names a task that there isn't.
         """
-        if isinstance(datamodule, type) or not all(
-            callable(getattr(datamodule, name, None)) for name in ("setup", "train_dataloader", "val_dataloader")
-        ):
-            shown = f"the class {datamodule.__name__}: make one" if isinstance(datamodule, type) else type(datamodule).__name__
-            raise DataError(f"search needs a LightningDataModule, got {shown}")
-        ranks = launch(self.settings.trainer_arguments)
+        modules = dict(datamodule) if isinstance(datamodule, Mapping) else {"": datamodule}
+        for task, one in modules.items():
+            _check_datamodule(one)
+            if isinstance(datamodule, Mapping) and not TASK_NAME.fullmatch(str(task)):
+                raise ConfigurationError(f"a task can't be called {task!r}: use letters, digits, '-', '_' and '.'")
+        if not modules:
+            raise DataError("search needs a data module, got an empty mapping")
+        settings = replace(self.settings, objectives=tuple(for_tasks(self.settings.objectives, list(modules))))
+        ranks = launch(settings.trainer_arguments)
         threads = torch.get_num_threads()
         try:
-            return load(self._search(ranks, datamodule))
+            return load(self._search(ranks, settings, modules))
         finally:
             torch.set_num_threads(threads)
 
-    def _search(self, ranks: Ranks, datamodule: pl.LightningDataModule) -> Path:
+    def _search(self, ranks: Ranks, settings: SearchSettings, modules: Mapping[str, pl.LightningDataModule]) -> Path:
         """Runs the search on this rank; returns the run directory."""
-        ranks.prepare(datamodule.prepare_data, per_node=datamodule.prepare_data_per_node)
-        # a split that draws from the global generators is the same on every rank and in every run
-        with seeded(derived_seed(self.settings.seed, "data")):
-            data = TaskData(datamodule)
-            calibration = data.calibration(self.settings.calibration_size, self.settings.seed)
-        small = calibration[0].numel() <= ONE_THREAD
-        torch.set_num_threads(self.settings.threads_per_child or (1 if small else torch.get_num_threads()))
-        evaluator = Evaluator(
-            tasks={"": data},
-            calibration={"": calibration},
-            objectives=self.settings.objectives,
-            training=self.settings.training,
-            factory=self.module,
-            seed=self.settings.seed,
-            trainer_arguments=self.settings.trainer_arguments,
-            callbacks=self.training_callbacks,
-        )
+        tasks: dict[str, TaskData] = {}
+        calibration: dict[str, Tensor] = {}
         try:
-            return self._lead(ranks, evaluator, data) if ranks.rank == 0 else ranks.follow(evaluator)
+            for task, datamodule in modules.items():
+                with _named(task):
+                    ranks.prepare(datamodule.prepare_data, per_node=datamodule.prepare_data_per_node)
+                    # a split that draws from the global generators is the same on every rank and in every run
+                    with seeded(derived_seed(settings.seed, "data")):
+                        tasks[task] = TaskData(datamodule, self.batch_format, classifies=self.module is LemonadeModule)
+                        _ = tasks[task].shapes  # what is wrong with the data is said first
+                        calibration[task] = tasks[task].calibration(settings.calibration_size, settings.seed)
+            small = max(batch[0].numel() for batch in calibration.values()) <= ONE_THREAD
+            torch.set_num_threads(settings.threads_per_child or (1 if small else torch.get_num_threads()))
+            evaluator = Evaluator(
+                tasks=tasks,
+                calibration=calibration,
+                objectives=settings.objectives,
+                training=settings.training,
+                factory=self.module,
+                seed=settings.seed,
+                trainer_arguments=settings.trainer_arguments,
+                callbacks=self.training_callbacks,
+            )
+            return self._lead(ranks, settings, evaluator) if ranks.rank == 0 else ranks.follow(evaluator)
         finally:
-            data.close()
+            for data in tasks.values():
+                data.close()
 
-    def _lead(self, ranks: Ranks, evaluator: Evaluator, data: TaskData) -> Path:
+    def _lead(self, ranks: Ranks, settings: SearchSettings, evaluator: Evaluator) -> Path:
         """Runs the search on rank 0, and tells the others how it ended; returns the run directory."""
         try:
-            run = Run(self.settings, ranks, evaluator, data)
+            run = Run(settings, ranks, evaluator)
             run.go()
         except BaseException as error:
             ranks.dismiss(Stop(None, f"{type(error).__name__}: {error}"))
             raise
         ranks.dismiss(Stop(run.history.run_dir, ""))
         return run.history.run_dir
+
+
+def _objectives(objectives: Sequence[str | Objective] | str | None, metric: str | None, mode: Literal["min", "max"]) -> list[Objective]:
+    """Returns the objectives that are asked for, the metric among them."""
+    if metric is None:
+        if mode != "min":
+            raise ConfigurationError(f"mode={mode!r} says how a metric is to be read: give metric, too")
+        return resolve(("error", "params", "macs") if objectives is None else objectives)
+    own = Metric(metric, mode)
+    if objectives is None:
+        return resolve([own, "params", "macs"])
+    others = objectives.split(",") if isinstance(objectives, str) else list(objectives)
+    return resolve([own if given == metric else given for given in ([] if metric in others else [metric]) + others])
+
+
+def _check_datamodule(datamodule: object) -> None:
+    if isinstance(datamodule, type) or not all(
+        callable(getattr(datamodule, name, None)) for name in ("setup", "train_dataloader", "val_dataloader")
+    ):
+        shown = f"the class {datamodule.__name__}: make one" if isinstance(datamodule, type) else type(datamodule).__name__
+        raise DataError(f"search needs a LightningDataModule, got {shown}")
+
+
+@contextmanager
+def _named(task: str) -> Iterator[None]:
+    """Says of which task a problem with the data is, where tasks have names."""
+    try:
+        yield
+    except DataError as error:
+        if not task:
+            raise
+        raise DataError(f"task {task}: {error}") from error
 
 
 def _factory(callback: pl.Callback | Callable[[], pl.Callback]) -> Callable[[], pl.Callback]:

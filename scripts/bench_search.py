@@ -45,7 +45,7 @@ from torchvision.datasets import FashionMNIST
 from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback
 from lightning_lemonade.callback import SearchInfo
 from lightning_lemonade.datamodules import DigitsDataModule
-from lightning_lemonade.datamodules.digits import ImageDataset, collate
+from lightning_lemonade.datamodules.dataset import ImageDataset, collate
 from lightning_lemonade.errors import SearchError
 from lightning_lemonade.evaluation import EvaluationRequest, Evaluator, TaskData, TestRequest
 from lightning_lemonade.graph import GraphSpec

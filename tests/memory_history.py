@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning_lemonade.callback import SearchCallback, SearchInfo
 from lightning_lemonade.graph import Conv2d, GlobalPool2d, GraphSpec, Input, Linear, Node, Output
-from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord
+from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord, TaskRecord
 from lightning_lemonade.search.candidate import Failure
 
 OBJECTIVES = (
@@ -54,8 +54,7 @@ def start(candidate_id: int, channels: int, error: float) -> CandidateRecord:
         mutations=(),
         objectives={"error": error, "params": float(spec.parameter_count)},
         spreads={},
-        start_error=None,
-        test_error=None,
+        tasks={"": TaskRecord(None, None, {"val_error": error})},
         epochs=2,
         cumulative_epochs=2,
         images=2000,
@@ -73,7 +72,7 @@ def child(parent: CandidateRecord, candidate_id: int, channels: int, error: floa
         parent=parent.id,
         generation=generation,
         mutations=({"kind": "widen", "node": "n1", "factor": 2},),
-        start_error=parent.objectives["error"],
+        tasks={"": TaskRecord(parent.objectives["error"], None, {"val_error": error})},
         cumulative_epochs=parent.cumulative_epochs + 2,
         cumulative_images=parent.cumulative_images + 2000,
         teacher_images=0,
@@ -127,7 +126,9 @@ class SmallSearch:
     def end(self, callback: SearchCallback) -> None:
         """The test errors are measured, and the search is over."""
         for member in self.history.front():
-            self.history.by_id[member.id] = replace(member, test_error=member.objectives["error"] + 0.01)
+            self.history.by_id[member.id] = replace(
+                member, tasks={"": replace(member.tasks[""], test_error=member.objectives["error"] + 0.01)}
+            )
         callback.on_search_end(self.info)
 
     def _generation(self, callback: SearchCallback, candidates: Iterable[CandidateRecord], record: GenerationRecord) -> None:

@@ -1,6 +1,7 @@
 """The command line. Tests of arguments have a stand-in for the trainer; `show` reads real histories, and the last test searches."""
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -148,6 +149,7 @@ def test_search_reads_its_own_printed_configuration(calls: list[Any], tmp_path: 
         (["search", "--limits", "3"], "limits can't be '3': give a mapping, for instance '{params: 2e6}'\n"),
         (["search", "--epochs"], "expected one argument"),
         (["search", "--wandb", "perhaps"], "perhaps"),
+        (["search", "--data", "DigitsDataModule", "--tasks", "{a: DigitsDataModule}"], "give one of both"),
         (["show", "no/such/run"], "no/such/run"),
         (["show", "."], "run directory"),
         (["show"], "run"),
@@ -201,6 +203,7 @@ def test_show_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "epochs": 1,
         "cumulative_epochs": 2,
         "hash": record.hash,
+        "tasks": {"": {"start_error": 0.375, "test_error": 0.1875, "metrics": {"val_error": 0.125}}},
     }
     assert shown["hypervolume"] == [0.5, 0.75]
     assert shown["bounds"] == {"error": [0.0, 0.9], "params": [100.0, 10000.0]}
@@ -238,3 +241,33 @@ def test_a_tiny_search(tmp_path: Path) -> None:
     summary = json.loads(shown.stdout)
     assert len(summary["hypervolume"]) == 2
     assert summary["front"]
+
+
+def test_a_configuration_file_of_two_tasks(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text("""
+objectives: [error/first, error/second, params]
+max_generations: 1
+proposals: 4
+accepted: 1
+accelerator: cpu
+run_dir: run
+training: {epochs: 1, initial_epochs: 1, label_smoothing: 0.1}
+tasks:
+  first: {class_path: DigitsDataModule, init_args: {batch_size: 128}}
+  second: {class_path: DigitsDataModule, init_args: {seed: 1}}
+""")
+    command = [sys.executable, "-c", "import sys; from lightning_lemonade.cli import main; sys.exit(main())"]
+    done = subprocess.run(
+        [*command, "search", "--config", "two.yaml"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(title in done.stdout for title in ("error/first", "error/second", "test error/second"))
+    history = History.open(tmp_path / "run")
+    assert history.tasks == ("first", "second")
+    assert history.config["training"]["label_smoothing"] == 0.1

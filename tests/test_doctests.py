@@ -4,6 +4,7 @@ import pkgutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import lightning_lemonade.callbacks
 import lightning_lemonade.datamodules
@@ -21,15 +22,19 @@ def test_examples_in_mapped_packages_hold(name):
     assert doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0
 
 
-def test_the_guide_to_changing_a_network_runs():
+OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL | doctest.ELLIPSIS
+
+
+@pytest.mark.parametrize(("page", "examples"), [("change-a-network", 30), ("your-data", 20), ("your-loss", 25)])
+def test_pages_of_examples_run(page, examples, tmp_path, monkeypatch):
     known = dict(KINDS)
-    guide = Path(__file__).parents[1] / "docs" / "change-a-network.md"
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    guide = Path(__file__).resolve().parents[1] / "docs" / f"{page}.md"
     try:
-        result = doctest.testfile(
-            str(guide), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
-        )
+        result = doctest.testfile(str(guide), module_relative=False, optionflags=OPTIONS)
     finally:
-        KINDS.clear()  # the guide's own kinds of mutations
+        KINDS.clear()  # a page's own kinds of mutations
         KINDS.update(known)
-    assert result.attempted > 30
+    assert result.attempted > examples
     assert result.failed == 0

@@ -7,9 +7,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_lemonade import LemonadeModule
 from lightning_lemonade.datamodules import DigitsDataModule
-from lightning_lemonade.errors import DataError
+from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.graph import Activation, Conv2d, GlobalPool2d, GraphSpec, Input, Linear, Mix, Node, Output
-from lightning_lemonade.module import Training, cosine, pair
+from lightning_lemonade.module import Training, cosine
 
 GATED = GraphSpec(
     (
@@ -68,14 +68,28 @@ def test_the_validation_error_is_the_share_of_wrong_answers():
     assert metrics["val_error"] == pytest.approx(float(wrong), abs=1e-6)
 
 
-@pytest.mark.parametrize("batch", [{"x": 1}, [torch.zeros(1)], (torch.zeros(1), 3)])
-def test_a_batch_that_is_no_pair_of_tensors_is_refused(batch):
-    with pytest.raises(DataError, match="must be"):
-        pair(batch)
-
-
 @pytest.mark.parametrize("asked", [True, False])
 def test_the_layout_in_memory_is_a_setting(asked):
     weight = LemonadeModule(GATED, Training(channels_last=asked)).network.get_submodule("n3").weight
     assert weight.is_contiguous(memory_format=torch.channels_last) == asked
     assert weight.is_contiguous() != asked
+
+
+@pytest.mark.parametrize("changed", [{"learning_rate": -1}, {"label_smoothing": 1}, {"momentum": float("nan")}, {"warmup": 2}])
+def test_settings_out_of_range_are_refused_by_name(changed):
+    with pytest.raises(ConfigurationError, match=next(iter(changed))):
+        Training(**changed)
+
+
+def test_label_smoothing_spreads_the_target_over_all_classes():
+    logits, target = torch.randn(6, 10), torch.arange(6)
+    plain, smooth = (LemonadeModule(GATED, Training(label_smoothing=share)).loss(logits, target) for share in (0.0, 0.2))
+    uniform = -torch.log_softmax(logits, 1).mean()
+    assert smooth == pytest.approx(0.8 * float(plain) + 0.2 * float(uniform), rel=1e-5)
+
+
+def test_top5_errors_are_logged_where_there_are_more_than_five_classes():
+    module = LemonadeModule(GATED)
+    logits = torch.arange(10.0).repeat(4, 1)
+    module.validation_metrics.update(logits, torch.tensor([9, 5, 4, 0]))
+    assert {name: float(value) for name, value in module.validation_metrics.compute().items()} == {"val_error": 0.75, "val_top5_error": 0.5}

@@ -12,8 +12,9 @@ import torch
 from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback, load
 from lightning_lemonade.callbacks import WandbPopulationLogger
 from lightning_lemonade.datamodules import DigitsDataModule
-from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError, ObjectiveError, SearchError
+from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError, LemonadeError, ObjectiveError, SearchError
 from lightning_lemonade.history import History
+from lightning_lemonade.module import Training
 from lightning_lemonade.objectives import SpecObjective, TrainedObjective
 from lightning_lemonade.run import new_directory
 
@@ -453,3 +454,124 @@ def test_callbacks_hear_of_the_end_also_where_it_cannot_be_recorded(tmp_path):
     with pytest.warns(UserWarning, match="the disk is full"), pytest.raises(SearchError, match="the first error") as raised:
         LemonadeTrainer(run_dir=tmp_path / "run", callbacks=[callback], **TINY).search(DigitsDataModule())
     assert callback.heard is raised.value
+
+
+class Fewer(DigitsDataModule):
+    """The digits 0 to 6 are seven classes; the others belong to the last."""
+
+    num_classes = 7
+    class_names = None
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch[0], batch[1].clamp(max=6)
+
+
+@pytest.fixture(scope="module")
+def two_tasks(tmp_path_factory):
+    torch.set_num_threads(1)
+    trainer = LemonadeTrainer(run_dir=tmp_path_factory.mktemp("two") / "run", objectives=["error", "params"], **SMALL)
+    return trainer.search({"all": DigitsDataModule(), "fewer": Fewer()})
+
+
+def test_a_search_of_two_tasks_keeps_weights_and_errors_for_each(two_tasks):
+    assert [o.key for o in two_tasks.objectives] == ["error/all", "error/fewer", "params"]
+    for candidate in two_tasks:
+        fewer = candidate.of_task("fewer")
+        assert candidate.network(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+        assert fewer.network(torch.rand(3, 1, 8, 8)).shape == (3, 7)
+        assert candidate.metrics["val_error"] == candidate.objectives["error/all"]
+        assert fewer.metrics["val_error"] == candidate.objectives["error/fewer"]
+        assert 0 <= fewer.test_error <= 1
+        assert fewer.test_error != candidate.test_error
+        assert candidate.record.objectives["params"] == candidate.of_task("all").spec.parameter_count
+
+
+def test_children_inherit_from_their_parent_for_each_task(two_tasks):
+    history = History.open(two_tasks.run_dir)
+    exact = {"insert_conv_block", "widen", "add_skip", "concat_skip"}
+    records = [c for c in history.candidates() if c.parent is not None and {m["kind"] for m in c.mutations} <= exact]
+    assert records
+    for record in records:
+        parent = history.candidate(record.parent)
+        for task in ("all", "fewer"):
+            assert record.tasks[task].start_error == pytest.approx(parent.objectives[f"error/{task}"], abs=2e-3)
+
+
+def test_the_cost_of_a_candidate_is_that_of_all_its_tasks(two_tasks):
+    start = History.open(two_tasks.run_dir).candidates()[0]
+    assert start.epochs == 2 * SMALL["initial_epochs"]
+    images = sum(len(data.train_dataloader().dataset) for data in (DigitsDataModule(), Fewer()))
+    assert start.images == SMALL["initial_epochs"] * images
+
+
+def test_a_table_of_two_tasks_has_the_errors_of_both(two_tasks):
+    frame = two_tasks.to_pandas()
+    assert {"start_error/all", "start_error/fewer", "test_error/all", "test_error/fewer"} <= set(frame.columns)
+    assert frame["test_error/fewer"].tolist() == [candidate.of_task("fewer").test_error for candidate in two_tasks]
+    with pytest.raises(LemonadeError, match=r"no task 'third'; its tasks: all, fewer"):
+        next(iter(two_tasks)).of_task("third")
+
+
+def test_a_confusion_matrix_counts_every_sample_once(two_tasks):
+    candidate = next(iter(two_tasks))
+    counts = candidate.confusion_matrix(DigitsDataModule())
+    assert list(counts.index) == list(counts.columns) == [str(digit) for digit in range(10)]
+    assert counts.to_numpy().sum() == len(DigitsDataModule().test_dataloader().dataset)
+    right = counts.to_numpy().trace() / counts.to_numpy().sum()
+    assert 1 - right == pytest.approx(candidate.test_error, abs=1e-6)
+    fewer = candidate.of_task("fewer").confusion_matrix(Fewer(), "val")
+    assert fewer.shape == (7, 7)
+    with pytest.raises(DataError, match="7 classes, the network is made for"):
+        candidate.confusion_matrix(Fewer())
+
+
+class Larger(DigitsDataModule):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return torch.nn.functional.pad(batch[0], (1, 1, 1, 1)), batch[1]
+
+
+class Unlabelled(DigitsDataModule):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch[0]
+
+
+@pytest.mark.parametrize(
+    ("datamodules", "error", "text"),
+    [
+        ({}, DataError, "empty"),
+        ({"a": DigitsDataModule(), "b": Larger()}, DataError, "a: 1x8x8, b: 1x10x10"),
+        ({"a": DigitsDataModule(), "b": Unlabelled()}, DataError, "task b: .*batch_format"),
+        ({"a/b": DigitsDataModule()}, ConfigurationError, "a/b"),
+        ({"a": DigitsDataModule}, DataError, "the class DigitsDataModule"),
+    ],
+)
+def test_tasks_that_cannot_be_searched_are_told_by_name(tmp_path, datamodules, error, text):
+    with pytest.raises(error, match=text):
+        LemonadeTrainer(run_dir=tmp_path / "run", objectives=["error", "params"], **SMALL).search(datamodules)
+
+
+def test_metric_and_objectives_go_together():
+    def keys(**arguments):
+        return [objective.key for objective in LemonadeTrainer(**arguments).settings.objectives]
+
+    assert keys(metric="val_loss") == ["val_loss", "params", "macs"]
+    assert keys(metric="val_f1", mode="max", objectives="params,val_f1") == ["params", "1-val_f1"]
+    assert keys(metric="val_f1", mode="max", objectives=["error", "params"]) == ["1-val_f1", "error", "params"]
+    with pytest.raises(ConfigurationError, match="give metric"):
+        LemonadeTrainer(mode="max")
+    with pytest.raises(ConfigurationError, match="schedule=paper and training"):
+        LemonadeTrainer(schedule="paper", training=Training())
+
+
+def test_a_metric_that_no_module_logs_ends_the_search_in_one_line(tmp_path):
+    with pytest.raises(ConfigurationError, match="no val_f1 in validation, but val_error, val_top5_error"):
+        LemonadeTrainer(run_dir=tmp_path / "run", metric="val_f1", mode="max", **SMALL).search(DigitsDataModule())
+
+
+def test_values_as_targets_need_a_module_of_their_own(tmp_path):
+    class Values(DigitsDataModule):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return batch[0], batch[1].float()
+
+    with pytest.raises(DataError, match="give module="):
+        LemonadeTrainer(run_dir=tmp_path / "run", **SMALL).search(Values())

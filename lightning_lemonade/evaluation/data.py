@@ -1,6 +1,9 @@
 """The data of one task: a user's data module, set up once, and the calibration batch."""
 
+import re
 import warnings
+from functools import cached_property
+from numbers import Integral
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -8,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_lemonade.batches import BatchFormat, unpack
 from lightning_lemonade.errors import DataError
-from lightning_lemonade.evaluation.scopes import quiet
-from lightning_lemonade.module import pair
+from lightning_lemonade.evaluation.scopes import quiet, seeded
 from lightning_lemonade.search.randomness import derived_rng
 
 LEAN: dict[str, Any] = {
@@ -27,12 +30,14 @@ class TaskData(pl.LightningDataModule):
     """Delegates to a user's data module, whose `setup` runs once per process (Lightning runs it for every fit).
 
     Args:
-        datamodule: the user's; whoever calls has had its `prepare_data` run.
+        datamodule: the user's, of `pytorch_lightning` or `lightning`; whoever calls has had its `prepare_data` run.
+        batch_format: where its batches hold samples and targets.
+        classifies: whether the targets must be classes; set where the loss takes nothing else.
     """
 
-    def __init__(self, datamodule: pl.LightningDataModule) -> None:
+    def __init__(self, datamodule: pl.LightningDataModule, batch_format: BatchFormat = None, *, classifies: bool = True) -> None:
         super().__init__()
-        self.inner = datamodule
+        self.inner, self.batch_format, self.classifies = datamodule, batch_format, classifies
         datamodule.setup("fit")
         self._stages = ["fit"]
         self.evaluated_split: Literal["val", "test"] = "val"
@@ -83,45 +88,99 @@ class TaskData(pl.LightningDataModule):
     @property
     def has_test(self) -> bool:
         """Whether the user's data module has a test loader of its own."""
-        return type(self.inner).test_dataloader is not pl.LightningDataModule.test_dataloader
+        return overrides(self.inner, "test_dataloader")
 
+    @property
+    def class_names(self) -> list[str] | None:
+        """The classes' names, where the data module has as many as there are outputs."""
+        names = getattr(self.inner, "class_names", None)
+        return [str(name) for name in names] if names is not None and len(names) == self.outputs else None
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one sample. See `shapes`."""
+        return self.shapes[0]
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs a network for this task has. See `shapes`."""
+        return self.shapes[1]
+
+    @cached_property
     def shapes(self) -> tuple[tuple[int, ...], int]:
-        """Returns a sample's shape and the number of classes, from the data module's attributes or the training labels.
+        """A sample's shape and the number of outputs, from the data module's attributes or the training targets; looked up once.
+
+        The outputs are the data module's `num_outputs` or `num_classes`. Without these, whole numbers are classes, of which there are as
+        many as the largest says; other targets are values: as many as (batch, values) says, or one for (batch,).
 
         Raises:
-            DataError: if the batches aren't `(x, y)` of float32 samples and integer classes, or there is none.
+            DataError: if a loader is missing or empty, samples aren't float32, or the targets don't fit.
         """
+        for split in ("train", "val"):
+            if not overrides(self.inner, f"{split}_dataloader"):
+                raise DataError(
+                    f"{type(self.inner).__name__} has no {split}_dataloader: a search trains with the one and compares children with the "
+                    f"other; return a loader of held-out samples, for instance with torch.utils.data.random_split of the training set"
+                )
+        with seeded(0):  # a look changes nothing of what is drawn afterwards
+            return self._shapes()
+
+    def _shapes(self) -> tuple[tuple[int, ...], int]:
         first = self._look(self.train_dataloader(), limit_val_batches=1)
         held = self._look(self.val_dataloader(), limit_val_batches=1)
         for split, seen in (("train", first), ("val", held)):
             if not seen.targets:
                 raise DataError(f"{split}_dataloader yields no batch: it needs more samples, a smaller batch size, or drop_last=False")
         x, y = first.samples[0], first.targets[0]
-        if y.is_floating_point() or y.ndim != 1:
-            raise DataError(f"targets must be class numbers of shape (batch,), got {y.dtype} of shape {tuple(y.shape)}")
         if x.dtype != torch.float32:
             raise DataError(f"samples must be float32, got {x.dtype}: convert and scale them in the dataset, or in on_after_batch_transfer")
-        return tuple(x.shape[1:]), self._classes(torch.cat([*first.targets, *held.targets]))
+        if y.shape[:1] != x.shape[:1]:
+            raise DataError(f"a batch has {len(x)} samples and targets of shape {tuple(y.shape)}: give one target for each sample")
+        if self.classifies and (y.is_floating_point() or y.ndim != 1):
+            raise DataError(
+                f"targets must be class numbers of shape (batch,), got {y.dtype} of shape {tuple(y.shape)}: for other targets give "
+                f"module=, a LemonadeModule with your own loss"
+            )
+        return tuple(x.shape[1:]), self._values(y) if y.is_floating_point() else self._classes(first, held)
 
-    def _classes(self, some: Tensor) -> int:
-        """Returns the number of classes: the data module's, or as many as the training and validation labels show.
+    def _said(self) -> int | None:
+        """Returns the number of outputs that the data module says.
 
-        Args:
-            some: labels to check the data module's number against.
+        Raises:
+            DataError: if it is no whole number of at least one.
         """
-        classes = getattr(self.inner, "num_classes", None)
+        for name in ("num_outputs", "num_classes"):
+            said = getattr(self.inner, name, None)
+            if said is not None:
+                if isinstance(said, bool) or not isinstance(said, Integral) or said < 1:
+                    raise DataError(f"{name} of {type(self.inner).__name__} must be a whole number of at least 1, got {said!r}")
+                return int(said)
+        return None
+
+    def _values(self, y: Tensor) -> int:
+        """Returns the number of outputs for targets that are values, not classes."""
+        said = self._said()
+        if said is None and y.ndim > 2:
+            raise DataError(f"targets of shape {tuple(y.shape)} don't tell the number of outputs: give the data module num_outputs")
+        return said or (1 if y.ndim == 1 else int(y.shape[1]))
+
+    def _classes(self, first: "_Collector", held: "_Collector") -> int:
+        """Returns the number of classes: the data module's, or as many as the training and validation labels show."""
+        some, classes = torch.cat([*map(torch.flatten, first.targets), *map(torch.flatten, held.targets)]), self._said()
         if classes is None:
-            train = self._look(self.train_dataloader(), keep_samples=False).targets
-            some = torch.cat([*train, *self._look(self.val_dataloader(), keep_samples=False).targets])
+            train = self._look(self.train_dataloader(), keep_samples=False).flat_targets()
+            some = torch.cat([train, self._look(self.val_dataloader(), keep_samples=False).flat_targets()])
             classes = 1 + int(some.max())
-            unseen = sorted(set(range(classes)) - set(torch.cat(train).tolist()))
+            unseen = sorted(set(range(classes)) - set(train.tolist()))
             if unseen:
                 warnings.warn(f"no training sample has the class {', '.join(map(str, unseen))}: it can't be learnt", stacklevel=2)
-        if int(classes) < 2:
+        if not self.classifies:
+            return classes
+        if classes < 2:
             raise DataError(f"there must be at least two classes, got {classes}")
-        if int(some.min()) < 0 or int(some.max()) >= int(classes):
-            raise DataError(f"labels must be from 0 to {int(classes) - 1}, got {int(some.min())} to {int(some.max())}: see num_classes")
-        return int(classes)
+        if int(some.min()) < 0 or int(some.max()) >= classes:
+            raise DataError(f"labels must be from 0 to {classes - 1}, got {int(some.min())} to {int(some.max())}: see num_classes")
+        return classes
 
     def calibration(self, size: int, seed: int) -> Tensor:
         """Returns training samples drawn by the seed: (at most `size`, *sample shape).
@@ -130,7 +189,7 @@ class TaskData(pl.LightningDataModule):
         the hooks is off, augmentation inside the dataset stays.
 
         Raises:
-            DataError: if the training loader is no DataLoader, or yields anything but `(x, y)`.
+            DataError: if the training loader is no DataLoader, its data can't be indexed, or samples and targets aren't found in a batch.
         """
         loader = self.train_dataloader()
         if not isinstance(loader, DataLoader):
@@ -148,13 +207,19 @@ class TaskData(pl.LightningDataModule):
 
     def _look(self, loader: DataLoader[Any], *, keep_samples: bool = True, limit_val_batches: int | None = None) -> "_Collector":
         """Passes a loader's batches through the data module's hooks on the CPU, and returns what came out."""
-        collector, self._looked_at = _Collector(keep_samples), loader
+        collector, self._looked_at = _Collector(keep_samples, self.batch_format), loader
         try:
             with quiet():
                 trainer = pl.Trainer(
                     **LEAN, accelerator="cpu", devices=1, use_distributed_sampler=False, limit_val_batches=limit_val_batches
                 )
                 trainer.validate(collector, datamodule=self, verbose=False)
+        except RuntimeError as error:
+            if "stack expects each tensor to be equal size" not in str(error):
+                raise
+            raise DataError(
+                f"samples differ in size ({_sizes(error)}), but a network is made for one: resize or crop them in the dataset"
+            ) from error
         finally:
             self._looked_at = None
         return collector
@@ -163,14 +228,27 @@ class TaskData(pl.LightningDataModule):
 class _Collector(pl.LightningModule):
     """Keeps samples and targets of the batches that it is given."""
 
-    def __init__(self, keep_samples: bool) -> None:
+    def __init__(self, keep_samples: bool, batch_format: BatchFormat) -> None:
         super().__init__()
-        self.keep_samples = keep_samples
+        self.keep_samples, self.batch_format = keep_samples, batch_format
         self.samples: list[Tensor] = []
         self.targets: list[Tensor] = []
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401 (Lightning's signature)
-        x, y = pair(batch)
+        x, y = unpack(batch, self.batch_format)
         if self.keep_samples:
             self.samples.append(x)
         self.targets.append(y)
+
+    def flat_targets(self) -> Tensor:
+        return torch.cat([target.flatten() for target in self.targets])
+
+
+def overrides(datamodule: object, method: str) -> bool:
+    """Returns whether a data module has a method of its own, not the one of Lightning's base class (of either package)."""
+    found = getattr(type(datamodule), method, None)
+    return method in vars(datamodule) or (found is not None and not getattr(found, "__module__", "").endswith("core.hooks"))
+
+
+def _sizes(error: RuntimeError) -> str:
+    return " and ".join(re.findall(r"\[[\d, ]*\]", str(error))[:2])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,11 +15,11 @@ from lightning_lemonade.callback import Heir, Inheritance
 from lightning_lemonade.errors import ConfigurationError, DataError, EvaluationError
 from lightning_lemonade.evaluation.data import LEAN, TaskData
 from lightning_lemonade.evaluation.scopes import quiet, seed_all, seeded, timed
-from lightning_lemonade.graph import Conv2d, GraphSpec, Linear, Output, initialise
-from lightning_lemonade.module import LemonadeModule, Training, pair
+from lightning_lemonade.graph import Conv2d, GraphSpec, Linear, Output, initialise, with_outputs
+from lightning_lemonade.module import LemonadeModule, Training
 from lightning_lemonade.morphisms import State, network_with
 from lightning_lemonade.morphisms.state import load_state
-from lightning_lemonade.objectives import Objective, SpecObjective, TrainedObjective
+from lightning_lemonade.objectives import Error, Objective, SpecObjective, TrainedObjective
 from lightning_lemonade.search import Child, Failure, Measurement, Outcome, TaskResult, derived_seed
 
 ModuleFactory = Callable[[GraphSpec, Training], LemonadeModule]
@@ -74,6 +74,8 @@ class Evaluator:
         seed: the search's.
         trainer_arguments: for `pytorch_lightning.Trainer`.
         callbacks: factories of Lightning callbacks, called for each child.
+
+    Where tasks differ in their outputs, each has a network of the same architecture with outputs of its own (see `with_outputs`).
     """
 
     def __init__(
@@ -120,18 +122,19 @@ class Evaluator:
         epochs = self.training.initial_epochs if child.parent is None else self.training.epochs
         for task, data in self.tasks.items():
             with timed(seconds, "inherit"):
-                module = self.factory(child.spec, self.training)
+                module = self._module(child.spec, data)
                 if request.parent is None:
                     initialise(module.network)
                 else:
                     load_state(module.network, self._inherited(request, request.parent, task))
-                for objective in self.objectives:
-                    if isinstance(objective, SpecObjective):
-                        values[objective.key] = Measurement(objective.of_network(module.network, child.spec))
+                if module.spec == child.spec:  # the widest outputs of any task are the ones that count
+                    for objective in self.objectives:
+                        if isinstance(objective, SpecObjective):
+                            values[objective.key] = Measurement(objective.of_network(module.network, child.spec))
             start = None
             if request.parent is not None:
                 with timed(seconds, "validate"):
-                    start = self.metrics(module, data)["val_error"]
+                    start = self._quality(task, self.metrics(module, data))
             watch = _Watch(derived_seed(self.seed, "fit", child.id))
             callbacks = [make() for make in self.callbacks]
             heirs = [callback for callback in callbacks if isinstance(callback, Heir)]
@@ -148,28 +151,44 @@ class Evaluator:
                 metrics = self.metrics(module, data)
             results[task] = replace(results[task], metrics=metrics)
             weights[task] = {name: tensor.detach().cpu() for name, tensor in module.network.state_dict().items()}
-            for objective in self.objectives:
-                if isinstance(objective, TrainedObjective):
-                    values[objective.key] = Measurement(objective.of_metrics(metrics))
+            for objective in self._trained(task):
+                values[objective.key] = Measurement(objective.of_metrics(metrics))
         for key, measured in values.items():
             if not np.isfinite(measured.value):
                 raise EvaluationError(f"objective {key} is {measured.value}")
         return Evaluation(Outcome(child.id, values, None, results, seconds), weights)
 
     def test(self, request: TestRequest) -> dict[str, float]:
-        """Returns the error on the test split by task, for tasks that have one."""
+        """Returns each task's first trained objective on the test split, for tasks that have one."""
         errors = {}
         with quiet(), seeded(derived_seed(self.seed, "test")):
             for task, data in self.tasks.items():
                 if data.has_test:
-                    module = self.factory(request.spec, self.training)
+                    module = self._module(request.spec, data)
                     load_state(module.network, request.weights[task])
-                    errors[task] = self.metrics(module, data, "test")["val_error"]
+                    errors[task] = self._quality(task, self.metrics(module, data, "test"))
         return errors
+
+    def _module(self, spec: GraphSpec, data: TaskData) -> LemonadeModule:
+        """Returns a new module of an architecture for a task."""
+        module = self.factory(with_outputs(spec, data.outputs), self.training)
+        if data.batch_format is not None:
+            module.batch_format = data.batch_format
+        return module
+
+    def _trained(self, task: str) -> list[TrainedObjective]:
+        """Returns the trained objectives of a task, in order."""
+        return [o for o in self.objectives if isinstance(o, TrainedObjective) and o.task == task]
+
+    def _quality(self, task: str, metrics: Mapping[str, float]) -> float:
+        """Returns a task's first trained objective; its error where it has none."""
+        objectives = self._trained(task)
+        return (objectives[0] if objectives else Error()).of_metrics(metrics)
 
     def _inherited(self, request: EvaluationRequest, spec: GraphSpec, task: str) -> State:
         """Returns the child's weights before training: the parent's, through each mutation in turn."""
         state = dict(request.weights[task])
+        spec = with_outputs(spec, self.tasks[task].outputs)
         generator = Generator().manual_seed(derived_seed(self.seed, "inherit", request.child.id))
         for mutation in request.child.mutations:
             spec, state = mutation.descend(spec, state, self.calibration[task], generator)
@@ -179,10 +198,11 @@ class Evaluator:
         """Tells callbacks about the child's parent, if it has one."""
         if request.parent is None:
             return
+        spec = with_outputs(request.parent, self.tasks[task].outputs)
         for heir in heirs:
-            parent = network_with(request.parent, request.weights[task]).eval()
+            parent = network_with(spec, request.weights[task]).eval()
             exact = all(mutation.exact for mutation in request.child.mutations)
-            heir.on_inherit(module, Inheritance(parent, exact, joints(request.parent, request.child.spec)))
+            heir.on_inherit(module, Inheritance(parent, exact, joints(spec, module.spec)))
 
     @cached_property
     def _validator(self) -> pl.Trainer:
@@ -193,10 +213,7 @@ class Evaluator:
         """Returns a module's metrics on a split (`val` or `test`) by name."""
         data.evaluated_split = split
         results = self._validator.validate(module, datamodule=data, verbose=False)
-        metrics = {name: float(value) for result in results for name, value in result.items()}
-        if "val_error" not in metrics:
-            raise ConfigurationError(f"the module logs no val_error in validation, but {', '.join(metrics) or 'nothing'}: log it, too")
-        return metrics
+        return {name: float(value) for result in results for name, value in result.items()}
 
     def _arguments(self) -> dict[str, Any]:
         return LEAN | self.trainer_arguments
@@ -246,7 +263,7 @@ class _Watch(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        self.images += len(pair(batch)[0]) * trainer.world_size
+        self.images += len(cast(LemonadeModule, pl_module).unpack(batch)[0]) * trainer.world_size
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):  # summed on the device: looking at each one would make every step wait
             self._losses = self._losses + loss.detach().float()

@@ -3,6 +3,7 @@
 from lightning_lemonade.graph.build import build, initialise, spec_of
 from lightning_lemonade.graph.channels import ChannelGroup, ChannelLayout, Segment
 from lightning_lemonade.graph.coverage import LayerCoverage, coverage
+from lightning_lemonade.graph.heads import with_outputs
 from lightning_lemonade.graph.nodes import Node
 from lightning_lemonade.graph.ops import (
     OPS,
@@ -27,6 +28,7 @@ from lightning_lemonade.graph.ops import (
     Pool2d,
     RelaxedActivation,
     Shape,
+    Upsample2d,
 )
 from lightning_lemonade.graph.spec import GraphSpec
 
@@ -59,8 +61,10 @@ __all__ = [
     "RelaxedActivation",
     "Segment",
     "Shape",
+    "Upsample2d",
     "build",
     "coverage",
     "initialise",
     "spec_of",
+    "with_outputs",
 ]

@@ -103,6 +103,13 @@ def _pool(op: ops.Pool2d, shape: ops.Shape) -> nn.Module:
     return nn.Sequential(make((kh, 1), (sh, 1), (ph, 0), ceil_mode=up), make((1, kw), (1, sw), (0, pw), ceil_mode=across))
 
 
+def _adaptive_pool(op: ops.AdaptivePool2d, shape: ops.Shape) -> nn.Module:
+    if op.mode == "avg":
+        return nn.AdaptiveAvgPool2d(op.output_size)
+    even = all(size % count == 0 for size, count in zip(shape[1:], op.output_size, strict=True))
+    return nn.AdaptiveMaxPool2d(op.output_size) if even else UnevenMaxPoolModule(op.output_size)
+
+
 def module_of(op: ops.Op, inputs: Sequence[ops.Shape]) -> nn.Module:
     """Returns the torch module of an op that is one."""
     match op:
@@ -119,11 +126,11 @@ def module_of(op: ops.Op, inputs: Sequence[ops.Shape]) -> nn.Module:
             return ACTIVATIONS[op.function]()
         case ops.Pool2d():
             return _pool(op, inputs[0])
-        case ops.AdaptivePool2d(mode="avg"):
-            return nn.AdaptiveAvgPool2d(op.output_size)
         case ops.AdaptivePool2d():
-            even = all(size % count == 0 for size, count in zip(inputs[0][1:], op.output_size, strict=True))
-            return nn.AdaptiveMaxPool2d(op.output_size) if even else UnevenMaxPoolModule(op.output_size)
+            return _adaptive_pool(op, inputs[0])
+        case ops.Upsample2d():
+            align = None if op.mode == "nearest" else False
+            return nn.Upsample(scale_factor=tuple(map(float, op.scale)), mode=op.mode, align_corners=align)
         case ops.GlobalPool2d():
             return GlobalPoolModule(op.mode)
         case ops.Mix():

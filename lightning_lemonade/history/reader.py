@@ -44,6 +44,8 @@ class Reader:
             self.objectives = tuple(ObjectiveRecord(row.key, row.name, row.unit, row.stage) for row in rows)
             self.bounds: Mapping[str, tuple[float, float]] = {key: (float(low), float(high)) for key, (low, high) in run.bounds.items()}
             self.tasks = tuple(str(task) for task in run.tasks)
+            if not self.tasks:
+                raise ValueError("the run names no task")
 
     @classmethod
     def open(cls, run_dir: Path) -> Self:
@@ -184,7 +186,7 @@ class Reader:
         query = select(CandidateRow).order_by(CandidateRow.id).options(selectinload("*"))  # a query for each kind of part, not each row
         rows = session.scalars(query if ids is None else query.where(CandidateRow.id.in_(ids)))
         front, keys = _front_ids(session), [objective.key for objective in self.objectives]
-        return [candidate_record(row, self._spec(row), keys=keys, task=self.tasks[0], in_front=row.id in front) for row in rows]
+        return [candidate_record(row, self._spec(row), keys=keys, tasks=self.tasks, in_front=row.id in front) for row in rows]
 
     def _spec(self, row: CandidateRow) -> GraphSpec:
         if row.id not in self._specs:

@@ -14,7 +14,7 @@ from lightning_lemonade.history.schema import (
     TaskResultRow,
     ValueRow,
 )
-from lightning_lemonade.records import CandidateRecord, GenerationRecord
+from lightning_lemonade.records import CandidateRecord, GenerationRecord, TaskRecord
 from lightning_lemonade.search.candidate import Child, Failure, Measurement, State, TaskResult
 
 _COUNTS = ("hypervolume", "proposed", "accepted", "evaluated", "failed", "total_epochs")
@@ -73,18 +73,18 @@ def generation_row(record: GenerationRecord) -> GenerationRow:
     )
 
 
-def candidate_record(row: CandidateRow, spec: GraphSpec, *, keys: Sequence[str], task: str, in_front: bool) -> CandidateRecord:
+def candidate_record(row: CandidateRow, spec: GraphSpec, *, keys: Sequence[str], tasks: Sequence[str], in_front: bool) -> CandidateRecord:
     """Returns what a row says of a candidate.
 
     Args:
         row: the candidate's.
         spec: the row's, read.
         keys: the objectives' keys, in order.
-        task: whose errors count.
+        tasks: the search's, in order.
         in_front: whether it is in the population now.
     """
     values = {key: row.values[key] for key in keys if key in row.values}
-    result = row.results.get(task)
+    results = {task: row.results[task] for task in tasks if task in row.results}
     return CandidateRecord(
         id=row.id,
         parent=row.parent,
@@ -96,8 +96,7 @@ def candidate_record(row: CandidateRow, spec: GraphSpec, *, keys: Sequence[str],
         mutations=tuple(row.mutations),
         objectives={key: value.value for key, value in values.items()},
         spreads={key: value.spread for key, value in values.items() if value.spread is not None},
-        start_error=result.start_error if result else None,
-        test_error=result.test_error if result else None,
+        tasks={task: TaskRecord(result.start_error, result.test_error, result.metrics) for task, result in results.items()},
         epochs=row.epochs,
         cumulative_epochs=row.cumulative_epochs,
         images=row.images,

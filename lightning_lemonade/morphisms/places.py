@@ -1,11 +1,11 @@
 """Places of a graph that several kinds of mutations look for."""
 
-from lightning_lemonade.graph import Activation, Concat, GraphSpec, Join, Node, Pool2d
+from lightning_lemonade.graph import Activation, Concat, GraphSpec, Join, Node, Pool2d, Upsample2d
 
 
 def block_ends(spec: GraphSpec) -> list[Node]:
-    """Returns the ends of blocks: activations, pools and joins that put out (channels, height, width)."""
-    kinds = Activation | Pool2d | Join | Concat
+    """Returns the ends of blocks: activations, pools, upsamplings and joins that put out (channels, height, width)."""
+    kinds = Activation | Pool2d | Upsample2d | Join | Concat
     return [node for node in spec.nodes if isinstance(node.op, kinds) and len(spec.shapes[node.id]) == 3]
 
 

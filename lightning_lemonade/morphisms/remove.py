@@ -21,6 +21,7 @@ from lightning_lemonade.graph import (
     Op,
     Output,
     Pool2d,
+    Upsample2d,
 )
 from lightning_lemonade.morphisms.base import Site
 from lightning_lemonade.morphisms.mixing import Mixture, mixed_readers
@@ -144,7 +145,7 @@ def _needs_its_shape(op: Op, wide: bool, sized: bool) -> bool:
             return wide
         case Conv2d():
             return wide and op.groups > 1
-        case Flatten() | Concat() | Pool2d():
+        case Flatten() | Concat() | Pool2d() | Upsample2d():
             return sized
     return False
 

@@ -1,14 +1,15 @@
 """Objectives: what a search minimises."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
-from typing import ClassVar, Literal
+from math import inf, isfinite
+from typing import ClassVar, Literal, Self
 
 from torch import nn
 
-from lightning_lemonade.errors import ObjectiveError
+from lightning_lemonade.errors import ConfigurationError, ObjectiveError
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.objectives.counting import count_macs
 
@@ -60,9 +61,25 @@ class SpecObjective(Objective):
 
 
 class TrainedObjective(Objective):
-    """An objective read from the validation metrics after training."""
+    """An objective read from the validation metrics after training.
+
+    Attributes:
+        task: the task whose metrics are read; empty where there is one task.
+    """
 
     stage = "trained"
+    task: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name under which values are stored: `name`, or `name/task`."""
+        return f"{self.name}/{self.task}" if self.task else self.name
+
+    def of_task(self, task: str) -> Self:
+        """Returns the same objective of a task."""
+        other = copy.copy(self)
+        object.__setattr__(other, "task", task)  # ours and users' may be frozen
+        return other
 
     @abstractmethod
     def of_metrics(self, metrics: Mapping[str, float]) -> float:
@@ -113,11 +130,71 @@ class Error(TrainedObjective):
 
     def of_metrics(self, metrics: Mapping[str, float]) -> float:
         """See `TrainedObjective.of_metrics`."""
-        return metrics["val_error"]
+        return logged(metrics, "val_error")
 
     def bounds(self, num_outputs: int) -> tuple[float, float]:
         """Returns 0, and the error of a guess among equally frequent classes."""
         return 0.0, 1.0 - 1.0 / max(2, num_outputs)
+
+
+class Metric(TrainedObjective):
+    """A metric of validation that the module logs. Source: ours.
+
+    What is minimised is the metric itself, or, where more is better, how much it lacks to its best value; then the key says so:
+    `1-val_f1`.
+
+    Args:
+        name: under which the module logs it, for instance `val_f1`.
+        mode: `"min"` or `"max"`: whether less or more is better.
+        best: the value that can't be beaten; by default 0 for `"min"` and 1 for `"max"`.
+        worst: the value from which on nothing is gained in the hypervolume, for instance that of a guess; by default 1 and 0.
+
+    Raises:
+        ObjectiveError: if the mode is unknown, or `worst` isn't worse than `best`.
+    """
+
+    unit = "metric"
+
+    def __init__(self, name: str, mode: Literal["min", "max"] = "min", *, best: float | None = None, worst: float | None = None) -> None:
+        if mode not in ("min", "max"):
+            raise ObjectiveError(f"the mode of {name} must be min or max, got {mode!r}")
+        more = mode == "max"
+        self.metric, self.more = name, more
+        self.best, self.worst = float(more) if best is None else float(best), float(not more) if worst is None else float(worst)
+        if not isfinite(self.best - self.worst) or not (self.worst < self.best if more else self.best < self.worst):
+            raise ObjectiveError(
+                f"{name} with mode={mode} has best={self.best:g} and worst={self.worst:g}: give a worst that is worse than best"
+            )
+        self.name = f"{self.best:g}-{name}" if more else name  # type: ignore[misc]
+
+    def of_metrics(self, metrics: Mapping[str, float]) -> float:
+        """See `TrainedObjective.of_metrics`.
+
+        Raises:
+            ConfigurationError: if the module doesn't log it.
+        """
+        value = logged(metrics, self.metric)
+        return self.best - value if self.more else value
+
+    def bounds(self, num_outputs: int) -> tuple[float, float]:
+        """See `TrainedObjective.bounds`."""
+        return (0.0, self.best - self.worst) if self.more else (self.best, self.worst)
+
+    def __repr__(self) -> str:
+        """Returns its name and bounds."""
+        return f"Metric({self.key}: best {self.best:g}, worst {self.worst:g})"
+
+
+def logged(metrics: Mapping[str, float], name: str) -> float:
+    """Returns a metric of validation by name.
+
+    Raises:
+        ConfigurationError: if the module doesn't log it.
+    """
+    if name not in metrics:
+        shown = ", ".join(metrics) or "nothing"
+        raise ConfigurationError(f"the module logs no {name} in validation, but {shown}: log it, or give metric=NAME for another objective")
+    return metrics[name]
 
 
 BUILT_IN: dict[str, type[Objective]] = {cls.name: cls for cls in (Error, Params, Macs)}
@@ -133,13 +210,55 @@ def resolve(objectives: Sequence[str | Objective] | str) -> list[Objective]:
     for given in objectives.split(",") if isinstance(objectives, str) else objectives:
         if isinstance(given, Objective):
             found.append(given)
-        elif isinstance(given, str) and given.strip() in BUILT_IN:
-            found.append(BUILT_IN[given.strip()]())
         else:
-            raise ObjectiveError(f"unknown objective {given!r}; known: {', '.join(BUILT_IN)}, or an object of a subclass of Objective")
+            found.append(_by_name(given))
+    _check_distinct(found)
     keys = [objective.key for objective in found]
-    if len(set(keys)) != len(keys):
-        raise ObjectiveError(f"an objective is given twice: {', '.join(keys)}")
     if not any(isinstance(objective, TrainedObjective) for objective in found):
         raise ObjectiveError(f"a search needs a trained objective, for instance error; got {', '.join(keys) or 'none'}")
     return found
+
+
+def _by_name(given: object) -> Objective:
+    """Returns the objective of a name, or `name/task`."""
+    name, _, task = given.strip().partition("/") if isinstance(given, str) else ("", "", "")
+    objective = BUILT_IN[name]() if name in BUILT_IN else None
+    if objective is None or (task and not isinstance(objective, TrainedObjective)):
+        raise ObjectiveError(
+            f"unknown objective {given!r}; known: {', '.join(BUILT_IN)}, error/TASK, or an object of a subclass of Objective, "
+            f'for instance Metric("val_f1", mode="max")'
+        )
+    return objective.of_task(task) if task and isinstance(objective, TrainedObjective) else objective
+
+
+def for_tasks(objectives: Sequence[Objective], tasks: Sequence[str]) -> list[Objective]:
+    """Returns objectives of a search's tasks: a trained one that names no task is one of each where there are several.
+
+    Args:
+        objectives: as the user gave them.
+        tasks: names of the tasks; an empty one where there is one task without a name.
+
+    Raises:
+        ObjectiveError: if an objective names another task, or is given twice.
+    """
+    found: list[Objective] = []
+    for objective in objectives:
+        if not isinstance(objective, TrainedObjective):
+            found.append(objective)
+        elif not objective.task:
+            found += [objective.of_task(task) for task in tasks]
+        elif objective.task in tasks:
+            found.append(objective)
+        else:
+            known = (
+                f"the tasks are {', '.join(tasks)}" if any(tasks) else "there is one data module; give several by name: {name: datamodule}"
+            )
+            raise ObjectiveError(f"objective {objective.key} is of the task {objective.task!r}, but {known}")
+    _check_distinct(found)
+    return found
+
+
+def _check_distinct(objectives: Sequence[Objective]) -> None:
+    keys = [objective.key for objective in objectives]
+    if len(set(keys)) != len(keys):
+        raise ObjectiveError(f"an objective is given twice: {', '.join(keys)}")

@@ -7,6 +7,7 @@ from typing import get_args
 from lightning_lemonade.graph import GraphSpec, Node, ops
 
 MAX_CHANNELS = 16
+MAX_SIDE = 24
 ACTIVATION_NAMES = get_args(ops.ActivationName)
 
 
@@ -59,7 +60,7 @@ class _Growing:
         image = len(self.shapes[source]) == 3
         kinds = ["activation", "activation", "relaxed", "dropout", "identity", "join", "concat"]
         kinds += (
-            ["conv", "conv", "depthwise", "grouped", "norm", "pool", "adaptive", "residual", "mirror", "gate", "twins"]
+            ["conv", "conv", "depthwise", "grouped", "norm", "pool", "adaptive", "upsample", "residual", "mirror", "gate", "twins"]
             if image
             else ["linear"]
         )
@@ -120,6 +121,14 @@ class _Growing:
     def _adaptive(self, source: str) -> str:
         size = (self.rng.randint(1, 6), self.rng.randint(1, 6))
         return self.add(ops.AdaptivePool2d(self._mode(), size), source)
+
+    def _upsample(self, source: str) -> str:
+        rng, (_, height, width) = self.rng, self.shapes[source]
+        largest = (MAX_SIDE // height, MAX_SIDE // width)
+        if min(largest) < 1:
+            return self._identity(source)
+        scale = (rng.randint(1, min(3, largest[0])), rng.randint(1, min(3, largest[1])))
+        return self.add(ops.Upsample2d(scale, rng.choice(get_args(ops.UpsampleMode))), source)
 
     def _residual(self, source: str) -> str:
         """Two convolutions around a skip connection."""

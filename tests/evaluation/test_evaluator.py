@@ -182,17 +182,19 @@ def test_a_users_data_module_is_set_up_once_and_its_classes_are_counted():
         pl.Trainer(
             max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
         ).fit(module, datamodule=data)
-    assert data.shapes() == ((3, 12, 12), 5)
+    assert data.shapes == ((3, 12, 12), 5)
     assert inner.setups == 1
     assert not data.has_test
 
 
-def test_batches_that_are_dicts_are_explained():
+def test_batches_may_be_dicts():
     def collate(rows):
-        return {"image": torch.stack([row[0] for row in rows]), "label": torch.stack([row[1] for row in rows])}
+        return {"picture": torch.stack([row[0] for row in rows]), "kind": torch.stack([row[1] for row in rows])}
 
-    with pytest.raises(DataError, match="image, label"):
-        TaskData(Custom(TensorDataset(torch.rand(8, 1, 8, 8), torch.arange(8)), collate)).shapes()
+    inner = Custom(TensorDataset(torch.rand(8, 1, 8, 8), torch.arange(8)), collate)
+    assert TaskData(inner, ("picture", "kind")).shapes == ((1, 8, 8), 8)
+    with pytest.raises(DataError, match="picture, kind"):
+        _ = TaskData(inner).shapes
 
 
 class Halfway(LemonadeModule):
@@ -229,7 +231,7 @@ class Hooked(Custom):
 
 def test_the_hooks_of_a_data_module_shape_the_calibration_batch_without_augmentation():
     data = TaskData(Hooked())
-    assert data.shapes() == ((1, 8, 8), 3)
+    assert data.shapes == ((1, 8, 8), 3)
     assert sorted(data.calibration(24, 0)[:, 0, 0, 0].tolist()) == list(range(24))
     data.close()
     assert data.inner.torn_down == ["fit"]
@@ -274,17 +276,17 @@ class Dropping(Custom):
 )
 def test_data_that_cannot_be_learnt_is_explained(datamodule, text):
     with pytest.raises(DataError, match=text):
-        TaskData(datamodule()).shapes()
+        _ = TaskData(datamodule()).shapes
 
 
 def test_classes_that_only_validation_shows_are_counted_with_a_warning():
     data = TaskData(Held(labelled([0, 1, 3]).dataset, labelled([0, 1, 5]).dataset))
     with pytest.warns(match="2, 4, 5"):
-        assert data.shapes()[1] == 6
+        assert data.shapes[1] == 6
 
 
 def test_narrow_integer_labels_are_taken():
-    assert TaskData(labelled(torch.tensor([0, 1, 2], dtype=torch.int32))).shapes()[1] == 3
+    assert TaskData(labelled(torch.tensor([0, 1, 2], dtype=torch.int32))).shapes[1] == 3
 
 
 class Stream(IterableDataset):
@@ -295,3 +297,40 @@ class Stream(IterableDataset):
 def test_a_stream_is_refused_in_one_line():
     with pytest.raises(DataError, match="IterableDataset"):
         TaskData(Custom(Stream())).calibration(8, 0)
+
+
+def test_samples_of_differing_sizes_are_told_in_one_line():
+    rows = [(torch.rand(1, 8, 8 + i % 2), i % 3) for i in range(24)]
+    with pytest.raises(DataError, match=r"differ in size \(\[1, 8, .\] and \[1, 8, .\]\)"):
+        _ = TaskData(Custom(rows)).shapes
+
+
+class Unvalidated(pl.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(labelled([0, 1, 2]).dataset, batch_size=3)
+
+
+def test_a_missing_validation_loader_is_told_with_what_to_do():
+    with pytest.raises(DataError, match=r"Unvalidated has no val_dataloader.*random_split"):
+        _ = TaskData(Unvalidated()).shapes
+
+
+def test_a_data_module_made_from_data_sets_has_the_loaders_that_it_was_given():
+    dataset = labelled([0, 1, 2, 0]).dataset
+    data = TaskData(pl.LightningDataModule.from_datasets(dataset, dataset, batch_size=2, num_workers=0))
+    assert data.shapes == ((1, 8, 8), 3)
+    assert not data.has_test
+
+
+@pytest.mark.parametrize(
+    ("targets", "outputs"),
+    [(torch.rand(6), 1), (torch.rand(6, 4), 4), (torch.arange(6), 6), (torch.arange(24).reshape(6, 2, 2) % 3, 3)],
+)
+def test_the_outputs_of_other_tasks_than_classification_come_from_the_targets(targets, outputs):
+    inner = Custom(TensorDataset(torch.rand(6, 1, 8, 8), targets))
+    assert TaskData(inner, classifies=False).outputs == outputs
+    inner.num_outputs = 7
+    assert TaskData(inner, classifies=False).outputs == 7
+    inner.num_outputs = "7"
+    with pytest.raises(DataError, match="num_outputs of Custom"):
+        _ = TaskData(inner, classifies=False).outputs

@@ -27,6 +27,7 @@ EXAMPLES = [
     ops.Pool2d("max", 3, 2, 1, True),
     ops.AdaptivePool2d("avg", (2, 3)),
     ops.GlobalPool2d("max"),
+    ops.Upsample2d((3, 2), "bilinear"),
     ops.Flatten(),
     ops.Add(),
     ops.Mul(),

@@ -34,6 +34,7 @@ from lightning_lemonade.graph import (
     Output,
     Pool2d,
     RelaxedActivation,
+    Upsample2d,
     build,
 )
 from lightning_lemonade.objectives.counting import count_macs
@@ -43,6 +44,7 @@ SINGLE: list[Op] = [
     *[RelaxedActivation(name) for name in ACTIVATION_NAMES],
     *[BatchNorm2d(), Dropout(), Identity(), Flatten(), GlobalPool2d("avg"), GlobalPool2d("max")],
     *[Pool2d("avg", 3, 2, 1), Pool2d("max", 3, 2, 1), Pool2d("avg", 2, 2, ceil_mode=True), Pool2d("max", 2, 2, ceil_mode=True)],
+    *[Upsample2d(), Upsample2d((3, 1), "bilinear")],
     *[AdaptivePool2d("avg", 1), AdaptivePool2d("avg", (2, 3)), AdaptivePool2d("max", 1), AdaptivePool2d("max", (2, 3))],
     *[Conv2d(6, 3), Conv2d(6, (3, 1), 2, 1, bias=False), Conv2d(4, 3, groups=4), Conv2d(6, 3, dilation=2, groups=2)],
 ]

@@ -15,6 +15,7 @@ from lightning_lemonade.graph.ops.layers import BatchNorm2d, Conv2d, Linear
 from lightning_lemonade.graph.ops.pools import AdaptivePool2d, Flatten, GlobalPool2d, Pool2d, PoolMode
 from lightning_lemonade.graph.ops.shapes import Shape
 from lightning_lemonade.graph.ops.table import OPS, op_from_arguments
+from lightning_lemonade.graph.ops.upsample import Upsample2d, UpsampleMode
 
 __all__ = [
     "MAX_SIZE",
@@ -43,6 +44,8 @@ __all__ = [
     "PoolMode",
     "RelaxedActivation",
     "Shape",
+    "Upsample2d",
+    "UpsampleMode",
     "op_from_arguments",
     "shown",
 ]

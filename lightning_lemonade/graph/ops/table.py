@@ -10,6 +10,7 @@ from lightning_lemonade.graph.ops.ends import Input, Output
 from lightning_lemonade.graph.ops.joins import Add, Concat, Mix, Mul
 from lightning_lemonade.graph.ops.layers import BatchNorm2d, Conv2d, Linear
 from lightning_lemonade.graph.ops.pools import AdaptivePool2d, Flatten, GlobalPool2d, Pool2d
+from lightning_lemonade.graph.ops.upsample import Upsample2d
 
 OPS: dict[str, type[Op]] = {
     op.name: op
@@ -26,6 +27,7 @@ OPS: dict[str, type[Op]] = {
         Pool2d,
         AdaptivePool2d,
         GlobalPool2d,
+        Upsample2d,
         Flatten,
         Add,
         Mul,

@@ -1,0 +1,43 @@
+"""One architecture for tasks whose outputs differ in width: the layers that write the output."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from lightning_lemonade.errors import SpecError
+from lightning_lemonade.graph.nodes import Node
+from lightning_lemonade.graph.ops import Conv2d, Join, Linear, PassThrough
+from lightning_lemonade.graph.spec import GraphSpec
+
+
+def with_outputs(spec: GraphSpec, outputs: int) -> GraphSpec:
+    """Returns the same architecture with another width of its output: features or channels. Source: ours.
+
+    Args:
+        spec: the architecture.
+        outputs: of its output, as many as its first dimension is to have.
+
+    Returns:
+        A spec whose nodes have the same ids; the same one if the width is right already.
+
+    Raises:
+        SpecError: if the output is written by something else than linear layers and plain convolutions.
+    """
+    if spec.output_shape[0] == outputs:
+        return spec
+    return spec.edit(replaced={node.id: node for node in _heads(spec, spec.output, outputs)})
+
+
+def _heads(spec: GraphSpec, node: Node, outputs: int) -> Iterator[Node]:
+    """Yields the layers from which a node has its channels, widened or narrowed."""
+    match node.op:
+        case Linear():
+            yield replace(node, op=replace(node.op, out_features=outputs))
+        case Conv2d(groups=1):
+            yield replace(node, op=replace(node.op, out_channels=outputs))
+        case PassThrough() | Join():
+            for source in node.inputs:
+                yield from _heads(spec, spec[source], outputs)
+        case _:
+            raise SpecError(
+                f"the output can't be given {outputs} channels: {node.id} ({node.op}) writes it, which has them from its inputs"
+            )

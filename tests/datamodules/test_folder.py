@@ -1,0 +1,168 @@
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from image_files import CLASSES, pictures, write_folders
+from PIL import Image
+
+from lightning_lemonade.datamodules import ImageFolderDataModule
+from lightning_lemonade.errors import ConfigurationError, DataError
+
+
+def sizes(datamodule):
+    datamodule.setup()
+    return tuple(len(datamodule._datasets[split]) for split in ("train", "validation", "test"))
+
+
+def test_folders_of_splits_and_classes(tmp_path):
+    write_folders(tmp_path, [("train", 60), ("test", 30)])
+    datamodule = ImageFolderDataModule(tmp_path, validation_fraction=0.2)
+    assert sizes(datamodule) == (48, 12, 30)
+    assert (datamodule.class_names, datamodule.num_classes, datamodule.sample_shape) == (CLASSES, 3, (3, 12, 10))
+    images, labels = pictures(30, (12, 10, 3))
+    read = {(image.numpy().tobytes(), int(label)) for image, label in zip(*_test_part(datamodule), strict=True)}
+    assert read == {(np.ascontiguousarray(image.transpose(2, 0, 1)).tobytes(), int(y)) for image, y in zip(images, labels, strict=True)}
+
+
+def _test_part(datamodule):
+    return datamodule._datasets["test"].x, datamodule._datasets["test"].y
+
+
+def test_a_validation_split_of_its_own_is_kept(tmp_path):
+    write_folders(tmp_path, [("train", 30), ("val", 15), ("test", 9)])
+    assert sizes(ImageFolderDataModule(tmp_path)) == (30, 15, 9)
+
+
+def test_one_folder_of_classes_is_split_in_three(tmp_path):
+    write_folders(tmp_path, [("", 100)])
+    assert sizes(ImageFolderDataModule(tmp_path, test_fraction=0.2, validation_fraction=0.25)) == (60, 20, 20)
+
+
+def test_images_are_scaled_cropped_and_made_grey(tmp_path):
+    write_folders(tmp_path, [("", 30)])
+    write_folders(tmp_path, [("", 12)], size=(30, 20))
+    datamodule = ImageFolderDataModule(tmp_path, image_size=(8, 6), channels=1, in_memory=False)
+    datamodule.setup()
+    assert datamodule.sample_shape == (1, 8, 6)
+    x, y = next(iter(datamodule.train_dataloader()))
+    assert tuple(x.shape[1:]) == (1, 8, 6)
+    assert abs(float(x.mean())) < 0.2
+    assert set(y.tolist()) == {0, 1, 2}
+
+
+def encoded(array):
+    file = io.BytesIO()
+    Image.fromarray(array, "RGB").save(file, "PNG")
+    return file.getvalue()
+
+
+def write_parquet(path, count, *, names=None, text=False, plain=False, extra=()):
+    images, labels = pictures(count, (12, 10, 3))
+    column = [encoded(image) if plain else {"bytes": encoded(image), "path": None} for image in images]
+    table = {"img": column, "label": [CLASSES[y] if text else int(y) for y in labels], **{name: [0] * count for name in extra}}
+    made = pa.table(table)
+    if names:
+        made = made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": {"label": {"names": list(names)}}}})})
+    pq.write_table(made, path)
+
+
+@pytest.mark.parametrize("form", [{}, {"names": CLASSES}, {"text": True}, {"plain": True}])
+def test_parquet_files(tmp_path, form):
+    write_parquet(tmp_path / "train-0.parquet", 30, **form)
+    write_parquet(tmp_path / "train-1.parquet", 30, **form)
+    write_parquet(tmp_path / "validation.parquet", 12, **form)
+    write_parquet(tmp_path / "test.parquet", 30, **form)
+    datamodule = ImageFolderDataModule(tmp_path)
+    assert sizes(datamodule) == (60, 12, 30)
+    assert datamodule.class_names == (CLASSES if "names" in form or "text" in form else ("0", "1", "2"))
+    assert _test_part(datamodule)[1].tolist() == pictures(30, (1,))[1].tolist()
+    assert torch.equal(_test_part(datamodule)[0].permute(0, 2, 3, 1), torch.from_numpy(pictures(30, (12, 10, 3))[0]))
+
+
+def test_the_column_of_labels_is_asked_for_where_there_are_several(tmp_path):
+    write_parquet(tmp_path / "train.parquet", 30, extra=["coarse_label"])
+    write_parquet(tmp_path / "test.parquet", 30, extra=["coarse_label"])
+    with pytest.raises(DataError, match="label may be label or coarse_label; give label=COLUMN"):
+        ImageFolderDataModule(tmp_path).setup()
+    assert sizes(ImageFolderDataModule(tmp_path, label="label"))[2] == 30
+    with pytest.raises(DataError, match="there is no column kind; give label=COLUMN"):
+        ImageFolderDataModule(tmp_path, label="kind").setup()
+
+
+def broken_file(root):
+    write_folders(root, [("", 30)])
+    (root / "ant" / "0.png").write_bytes(b"no image")
+
+
+def differing_sizes(root):
+    write_folders(root, [("", 30)])
+    write_folders(root, [("", 6)], size=(5, 5))
+
+
+def differing_classes(root):
+    write_folders(root, [("train", 30), ("test", 30)])
+    (root / "test" / "dog").mkdir()
+    Image.new("RGB", (10, 12)).save(root / "test" / "dog" / "1.png")
+
+
+def empty_class(root):
+    write_folders(root, [("", 30)])
+    (root / "dog").mkdir()
+
+
+def lonely_class(root):
+    write_folders(root, [("", 30)])
+    (root / "dog").mkdir()
+    Image.new("RGB", (10, 12)).save(root / "dog" / "1.png")
+
+
+def no_images(root):
+    root.mkdir(exist_ok=True)
+
+
+def no_encoded_images(root):
+    pq.write_table(pa.table({"img": [b"x", None], "label": [0, 1]}), root / "train.parquet")
+
+
+def no_parquet(root):
+    (root / "train.parquet").write_bytes(b"no parquet")
+
+
+def no_train(root):
+    write_parquet(root / "all.parquet", 30)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (broken_file, r"0\.png can't be read as an image"),
+        (differing_sizes, r"differ in size: .*give image_size"),
+        (differing_classes, "differ in their classes: dog"),
+        (empty_class, "classes dog"),
+        (lonely_class, "the rarest class has 1"),
+        (no_images, "isn't a folder of class folders"),
+        (no_encoded_images, "column img of train.parquet holds no encoded images"),
+        (no_parquet, "no parquet files that can be read together"),
+        (no_train, "no parquet file in .* begins with train"),
+    ],
+)
+def test_what_cannot_be_read_is_told_in_one_line(tmp_path, make, text):
+    make(tmp_path)
+    with pytest.raises(DataError, match=text) as caught:
+        ImageFolderDataModule(tmp_path).setup()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match="is no folder"):
+        ImageFolderDataModule(tmp_path / "none").setup()
+
+
+@pytest.mark.parametrize("arguments", [{"image_size": 0}, {"image_size": (8, -1)}, {"channels": 4}])
+def test_arguments_out_of_range(tmp_path, arguments):
+    with pytest.raises(ConfigurationError, match=next(iter(arguments))):
+        ImageFolderDataModule(tmp_path, **arguments)
