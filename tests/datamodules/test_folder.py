@@ -1,5 +1,7 @@
 import io
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -166,3 +168,19 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_arguments_out_of_range(tmp_path, arguments):
     with pytest.raises(ConfigurationError, match=next(iter(arguments))):
         ImageFolderDataModule(tmp_path, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("folder", "label", "classes", "counts"), [("cifar10", "label", 10, (45_000, 5_000, 10_000)), ("cifar100", "fine_label", 100, None)]
+)
+def test_the_real_parquet_files(folder, label, classes, counts):
+    root = Path(os.environ.get("LEMONADE_DATA_ROOT", "none")) / folder
+    if not any(root.glob("train*.parquet")):
+        pytest.skip(f"LEMONADE_DATA_ROOT names no folder that holds {folder}/train*.parquet")
+    datamodule = ImageFolderDataModule(root, label=label)
+    found = sizes(datamodule)
+    assert found == (counts or (18_000, 2_000, 4_000))
+    assert (datamodule.num_classes, datamodule.sample_shape) == (classes, (3, 32, 32))
+    assert torch.bincount(datamodule._datasets["validation"].y).tolist() == [found[1] // classes] * classes
+    x, _ = next(iter(datamodule.val_dataloader()))
+    assert abs(float(x.mean())) < 0.1
