@@ -1,6 +1,7 @@
 """Distillation: a child learns from its parent, too."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,8 +17,10 @@ class Distillation(pl.Callback):
     """Lets children that only approximate their parent learn its outputs in their training (paper, section 3.2; the weights ours).
 
     Adds to the loss of each step: `weight` times the divergence of the child's logits from the parent's, softened by a temperature, and
-    `hint_weight` times the squared distance of the outputs at which the child meets its parent again (the changed node's), relative to
-    their variance. The parent costs a forward pass a step, accounted to the child: its time within `fit`, its images by themselves.
+    `hint_weight` times the squared distance of the outputs at which the child meets its parent again (the changed node's), over the sum of
+    their variance and itself. It is for classifiers: outputs are logits of classes.
+
+    The parent costs a forward pass a step, accounted to the child: its time within `fit`, its images by themselves.
 
     Give the class, or a function that makes one, to `LemonadeTrainer(callbacks=[Distillation])`; each child gets its own.
 
@@ -42,11 +45,13 @@ class Distillation(pl.Callback):
         exact: bool = False,
     ) -> None:
         super().__init__()
-        if weight < 0 or hint_weight < 0 or not temperature >= 1:
+        if not 0 <= weight < inf or not 0 <= hint_weight < inf or not 1 <= temperature < inf:
             raise ConfigurationError(
                 f"distillation needs weights of at least 0 and a temperature of at least 1, got weight={weight}, "
                 f"hint_weight={hint_weight}, temperature={temperature}"
             )
+        if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0):
+            raise ConfigurationError(f"epochs must be a whole number of at least 0, or None for all of them, got {epochs!r}")
         self.weight, self.temperature, self.hint_weight, self.epochs, self.exact = weight, temperature, hint_weight, epochs, exact
         self.teacher_images = 0
         self._inheritance: Inheritance | None = None
@@ -104,13 +109,13 @@ def divergence(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tens
     """Returns the mean Kullback-Leibler divergence of softened predictions from a target's, times the temperature squared.
 
     Args:
-        logits: (batch, classes).
-        target: the logits to learn, (batch, classes).
+        logits: (batch, classes, ...), with more than one class; the mean is over samples and positions.
+        target: the logits to learn, of the same shape.
         temperature: divides both.
     """
     predicted = torch.log_softmax(logits / temperature, 1)
     wanted = torch.log_softmax(target / temperature, 1)
-    return nn.functional.kl_div(predicted, wanted, reduction="batchmean", log_target=True) * temperature**2
+    return nn.functional.kl_div(predicted, wanted, reduction="none", log_target=True).sum(1).mean() * temperature**2
 
 
 class _Recorded:

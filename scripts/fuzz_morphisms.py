@@ -22,6 +22,7 @@ import torch
 from lightning_lemonade.errors import MutationError
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.morphisms import KINDS, Mutation
+from lightning_lemonade.morphisms.solve import MODES
 from lightning_lemonade.testing import BrokenMorphism, random_spec
 from lightning_lemonade.testing.properties import (
     BATCH,
@@ -40,8 +41,16 @@ ARGUMENTS: dict[str, list[dict[str, object]]] = {
     "insert_conv_block": [{}, {"kernel_size": 1}, {"kernel_size": 5}],
     "insert_separable_block": [{}, {"kernel_size": 5}],
     "insert_bottleneck": [{}, {"reduction": 1}],
+    "insert_squeeze_excite": [{}, {"reduction": 1}],
     "grow_kernel": [{}, {"by": 4}],
-    "prune_filters": [{"fraction": 0.25}, {}, {"fraction": 0.9}],
+    "prune_filters": [
+        *({"fraction": fraction, "mode": mode} for fraction in (0.25, 0.5, 0.9) for mode in MODES),
+        *({"fraction": None, "width": 2, "mode": mode} for mode in MODES),
+    ],
+    **{
+        name: [{"mode": mode} for mode in MODES]
+        for name in ("remove_layer", "remove_skip", "shrink_kernel", "to_separable", "merge_layers")
+    },
 }
 """What arguments are drawn from, where not only the defaults are."""
 MAX_PARAMETERS = 30_000

@@ -15,9 +15,9 @@ from lightning_lemonade.callback import Heir, Inheritance
 from lightning_lemonade.errors import ConfigurationError, DataError, EvaluationError
 from lightning_lemonade.evaluation.data import LEAN, TaskData
 from lightning_lemonade.evaluation.scopes import quiet, seed_all, seeded, timed
-from lightning_lemonade.graph import Conv2d, GraphSpec, Linear, Output, initialise, with_outputs
+from lightning_lemonade.graph import Conv2d, GraphSpec, Linear, Output, initialise, is_module, with_outputs
 from lightning_lemonade.module import LemonadeModule, Training
-from lightning_lemonade.morphisms import State, network_with
+from lightning_lemonade.morphisms import Mutation, State, network_with
 from lightning_lemonade.morphisms.state import load_state
 from lightning_lemonade.objectives import Error, Objective, SpecObjective, TrainedObjective
 from lightning_lemonade.search import Child, Failure, Measurement, Outcome, TaskResult, derived_seed
@@ -202,7 +202,7 @@ class Evaluator:
         for heir in heirs:
             parent = network_with(spec, request.weights[task]).eval()
             exact = all(mutation.exact for mutation in request.child.mutations)
-            heir.on_inherit(module, Inheritance(parent, exact, joints(spec, module.spec)))
+            heir.on_inherit(module, Inheritance(parent, exact, joints(spec, request.child.mutations)))
 
     @cached_property
     def _validator(self) -> pl.Trainer:
@@ -219,15 +219,23 @@ class Evaluator:
         return LEAN | self.trainer_arguments
 
 
-def joints(parent: GraphSpec, child: GraphSpec) -> list[str]:
+def joints(parent: GraphSpec, mutations: Sequence[Mutation]) -> list[str]:
     """Returns the nodes at which a child meets its parent again: the same op and output shape, reading something that changed.
 
-    Other nodes than convolutions and linear layers count only where none of these does; what feeds the output doesn't, since it is the
-    output.
+    Other nodes than convolutions and linear layers count only where none of these does, and only if they are modules of a network; what
+    feeds the output doesn't, since it is the output.
+
+    Args:
+        parent: the parent's architecture.
+        mutations: what makes the child of it, in order.
     """
+    child, kept = parent, set(parent.by_id)
+    for mutation in mutations:
+        child = mutation.rewrite(child)
+        kept &= set(child.by_id)  # an id that went and came again stands for another node
 
     def same(node_id: str) -> bool:
-        return node_id in parent and parent[node_id].op == child[node_id].op and parent.shapes[node_id] == child.shapes[node_id]
+        return node_id in kept and parent[node_id].op == child[node_id].op and parent.shapes[node_id] == child.shapes[node_id]
 
     changed = [
         node
@@ -238,7 +246,7 @@ def joints(parent: GraphSpec, child: GraphSpec) -> list[str]:
         and (node.inputs != parent[node.id].inputs or not all(same(source) for source in node.inputs))
     ]
     layers = [node.id for node in changed if isinstance(node.op, Conv2d | Linear)]
-    return layers or [node.id for node in changed if not isinstance(node.op, Output)]
+    return layers or [node.id for node in changed if is_module(node.op)]
 
 
 class _Watch(pl.Callback):

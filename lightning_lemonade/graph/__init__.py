@@ -1,6 +1,6 @@
 """What a network is: node types, `GraphSpec`, shapes, channel groups, structural hash, spec -> network, and coverage."""
 
-from lightning_lemonade.graph.build import build, initialise, spec_of
+from lightning_lemonade.graph.build import build, initialise, is_module, spec_of
 from lightning_lemonade.graph.channels import ChannelGroup, ChannelLayout, Segment
 from lightning_lemonade.graph.coverage import LayerCoverage, coverage
 from lightning_lemonade.graph.heads import with_outputs
@@ -65,6 +65,7 @@ __all__ = [
     "build",
     "coverage",
     "initialise",
+    "is_module",
     "spec_of",
     "with_outputs",
 ]

@@ -57,6 +57,11 @@ def parts(spec: GraphSpec) -> tuple[nn.Module, fx.Graph]:
     return root, graph
 
 
+def is_module(op: ops.Op) -> bool:
+    """Returns whether a node of this op is a submodule of a network that `build` makes, rather than a call of a function."""
+    return not isinstance(op, ops.Input | ops.Output | ops.Add | ops.Mul | ops.Concat | ops.Flatten)
+
+
 def spec_of(network: fx.GraphModule) -> GraphSpec:
     """Returns the spec that a network was built from.
 

@@ -171,18 +171,38 @@ class Mutation(ABC):
         Raises:
             MutationError: see both.
         """
+        if not isinstance(calibration, Tensor) or not isinstance(generator, Generator):
+            given = f"{type(calibration).__name__} and {type(generator).__name__}"
+            raise MutationError(f"a calibration batch (a tensor of samples alone) and a torch.Generator are needed, got {given}")
         if len(calibration) < 2 or tuple(calibration.shape[1:]) != parent.input_shape:
             given, wanted = tuple(calibration.shape), ", ".join(map(str, parent.input_shape))
             raise MutationError(f"the calibration batch must have the shape (2 or more, {wanted}), got {given}")
+        if not calibration.isfinite().all():
+            raise MutationError("the calibration batch holds values that aren't finite: clean the data")
+        odd = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+        if odd:
+            raise MutationError(f"the parent's weights aren't finite: {', '.join(odd[:5])}; train it anew with a lower learning rate")
         weights = dict(state)
         with torch.no_grad():
             child = parent
             for site, before, child in self._steps(parent):
                 weights = self.transfer_at(before, weights, child, site, calibration, generator)
+        self._check_finite(state, weights)
         return child, weights
+
+    def _check_finite(self, state: Mapping[str, Tensor], weights: State) -> None:
+        """Raises MutationError where new weights aren't finite."""
+        for name, tensor in weights.items():
+            if (name not in state or tensor is not state[name]) and not tensor.isfinite().all():
+                raise MutationError(
+                    f"{shown(str(self))} gives weights that aren't finite ({name}): the network's values are too large "
+                    f"for {tensor.dtype}, so make the change in float32"
+                )
 
     def apply(self, network: fx.GraphModule, calibration: Tensor, generator: Generator) -> fx.GraphModule:
         """Returns a changed copy of a network, in its precision and on its device; the network itself stays. For use without a search.
+
+        Parameters that are frozen in the network (`requires_grad`) are so in the copy.
 
         Args:
             network: made by `lightning_lemonade.graph.build`.
@@ -195,6 +215,9 @@ class Mutation(ABC):
         parent = spec_of(network)
         state = {name: tensor.detach() for name, tensor in network.state_dict().items()}
         changed = network_with(*self.descend(parent, state, calibration, generator))
+        frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+        for name, parameter in changed.named_parameters():
+            parameter.requires_grad_(name not in frozen)
         return changed.train(network.training)
 
     def to_dict(self) -> dict[str, Any]:

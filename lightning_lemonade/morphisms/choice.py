@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_lemonade.errors import MutationError
 from lightning_lemonade.graph import Conv2d, GraphSpec, Linear
 from lightning_lemonade.graph.channels import Segment
 from lightning_lemonade.morphisms.patches import Patches, Rows, chunks
-from lightning_lemonade.morphisms.ridge import RIDGE, centre, moments
+from lightning_lemonade.morphisms.ridge import RIDGE, STRONGER, centre, moments
 from lightning_lemonade.morphisms.solve import importance, norm_behind
 from lightning_lemonade.morphisms.state import State
 
@@ -163,10 +164,23 @@ class _Shared:
 
 
 def _inverse(gram: Tensor) -> Tensor:
-    """Inverts a Gram matrix with a ridge, as `ridge_change` has it."""
+    """Inverts a Gram matrix with a ridge, as `ridge_change` has it.
+
+    Raises:
+        MutationError: if it holds values that aren't finite.
+    """
     strength = RIDGE * gram.diagonal().mean()
-    gram.diagonal().add_(torch.where(strength > 0, strength, 1.0))
-    return torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    added = torch.where(strength > 0, strength, 1.0)
+    gram.diagonal().add_(added)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if failed:  # by rounding, where inputs hardly vary about a large mean
+        gram.diagonal().add_(added * (STRONGER - 1))
+        factor, failed = torch.linalg.cholesky_ex(gram)
+    if failed:
+        raise MutationError(
+            "which filters to keep can't be told: the network's values on the calibration batch are too large or not finite"
+        )
+    return torch.cholesky_inverse(factor)
 
 
 def keeps_readable(spec: GraphSpec, node_id: str) -> bool:

@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 MACS_PER_VALUE = 60
 MACS_PER_STEP = 500_000
 FEWEST_FAMILIES = 8
+LEAST_SCALE = 0.01
 PRIOR = (-0.1, 0.2)  # mean and spread of the change before there are families to learn from
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()  # those of an expectation
@@ -54,7 +55,8 @@ class _Gain:
     def __init__(self, knowledge: Knowledge) -> None:
         self.known = knowledge
         self.members = {member.id: member for member in knowledge.population}
-        self.models = {key: ChangeModel(knowledge.families, key) for key in knowledge.keys if key not in knowledge.cheap}
+        trained = [key for key in knowledge.keys if key not in knowledge.cheap]
+        self.models = {key: ChangeModel(knowledge.families, key, knowledge.bounds[key]) for key in trained}
 
     def parents(self) -> Array:
         return np.zeros(len(self.known.population))
@@ -69,15 +71,15 @@ class _Gain:
         chosen: list[int] = []
         while left and len(chosen) < count:
             before = self._volume(front)
-            gains = [self._gain(front, before, outlooks[i]) / costs[i] for i in left]
-            best = left.pop(int(np.argmax(gains)))
+            gains = np.array([self._gain(front, before, outlooks[i]) / costs[i] for i in left])
+            best = left.pop(int(rng.choice(np.flatnonzero(gains == np.max(gains)))))
             chosen.append(best)
             front = np.vstack([front, outlooks[best][len(_NODES) // 2]])
         return chosen
 
     def _outlooks(self, proposals: Sequence[Proposal]) -> Array:
         """Returns points that each proposal may reach, at the nodes of the quadrature: (proposals, nodes, objectives)."""
-        parents = [self.members[proposal.parent] for proposal in proposals if proposal.parent is not None]
+        parents = [self.members[proposal.parent] for proposal in proposals]  # type: ignore[index]  # starting networks aren't chosen among
         points = np.empty((len(proposals), len(_NODES), len(self.known.keys)))
         for column, key in enumerate(self.known.keys):
             if key in self.models:
@@ -97,16 +99,19 @@ class _Gain:
 class ChangeModel:
     """Predicts how a trained objective changes from parent to child: Bayesian ridge regression over all families so far.
 
-    The change is relative to the parent's value. What it is predicted from: how parameters and multiply-adds change (with sign and
+    The change is relative to the parent's value, or to a hundredth of what the bounds span where that is more: what is nearly perfect would
+    make any change enormous. What it is predicted from: how parameters and multiply-adds change (with sign and
     without), the child's size, and how long it and its ancestors will have been trained.
 
     Args:
         families: (parent, child) of the children evaluated.
         key: the objective's.
+        bounds: the objective's, of the hypervolume.
     """
 
-    def __init__(self, families: Sequence[tuple[Member, Member]], key: str) -> None:
+    def __init__(self, families: Sequence[tuple[Member, Member]], key: str, bounds: tuple[float, float]) -> None:
         self.key = key
+        self._least = LEAST_SCALE * (bounds[1] - bounds[0])
         self._model: Pipeline | None = None
         if len(families) >= FEWEST_FAMILIES:
             features = np.array([_features(parent, child.spec, child.epochs) for parent, child in families])
@@ -129,9 +134,12 @@ class ChangeModel:
         return old + mean * scale, spread * scale
 
     def _scale(self, member: Member) -> float:
-        return max(abs(member.values[self.key]), 1e-3)
+        return max(abs(member.values[self.key]), self._least)
 
 
 def _features(parent: Member, spec: GraphSpec, epochs: int) -> list[float]:
-    params, macs = log(spec.parameter_count / parent.spec.parameter_count), log(max(1, spec.macs) / max(1, parent.spec.macs))
-    return [params, abs(params), macs, abs(macs), 1 / max(1, epochs), log(spec.parameter_count)]
+    params, macs = (
+        log(max(1, spec.parameter_count) / max(1, parent.spec.parameter_count)),
+        log(max(1, spec.macs) / max(1, parent.spec.macs)),
+    )
+    return [params, abs(params), macs, abs(macs), 1 / max(1, epochs), log(max(1, spec.parameter_count))]

@@ -1,7 +1,7 @@
 """Which mutations a search draws, and how."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -40,6 +40,20 @@ class Operator:
 
     mutation: type[Mutation]
     choices: Mapping[str, Sequence[object]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks the arguments' names.
+
+        Raises:
+            ConfigurationError: if the mutation has no such argument, or there is nothing to draw from.
+        """
+        known = {argument.name for argument in fields(self.mutation)} - set(self.mutation.site_fields)
+        for name, values in self.choices.items():
+            if name not in known or not len(values):
+                known_text = ", ".join(sorted(known)) or "none"
+                raise ConfigurationError(
+                    f"{name}={values!r} can't be drawn for {self.mutation.kind}: give values of its arguments, {known_text}"
+                )
 
 
 _CHEAP = ("cheap",)  # in a search, hypervolume shows no difference from "best", which takes longer: docs/benchmarks.md
@@ -86,7 +100,7 @@ def random_mutation(spec: GraphSpec, generator: Generator, kinds: Sequence[Kind]
         The mutation and the changed graph; None if no kind applies.
 
     Raises:
-        ConfigurationError: if a kind is unknown.
+        ConfigurationError: if a kind is unknown, or `kinds` is no list.
 
     Examples:
         >>> from lightning_lemonade.spaces import conv_net
@@ -95,6 +109,8 @@ def random_mutation(spec: GraphSpec, generator: Generator, kinds: Sequence[Kind]
         >>> print(mutation, spec.parameter_count, child.parameter_count, sep=" -> ")
         widen(n9, factor=2.0) -> 6418 -> 11410
     """
+    if isinstance(kinds, str) or not isinstance(kinds, Sequence):
+        raise ConfigurationError(f"kinds must be a list, got {kinds!r}: give for instance ['widen']")
     operators = [_operator(kind) for kind in kinds]
     for i in _permutation(generator, len(operators)):
         operator = operators[i]
@@ -118,7 +134,9 @@ def _operator(kind: Kind) -> Operator:
         if kind not in KINDS:
             raise ConfigurationError(f"unknown kind of mutation {kind!r}; known: {', '.join(sorted(KINDS))}")
         return Operator(KINDS[kind])
-    return Operator(kind)
+    if isinstance(kind, type) and issubclass(kind, Mutation) and kind.kind:
+        return Operator(kind)
+    raise ConfigurationError(f"{kind!r} is no kind of mutation: give an Operator, a class of mutations, or its name")
 
 
 def _permutation(generator: Generator, count: int) -> list[int]:

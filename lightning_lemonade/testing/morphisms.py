@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 from lightning_lemonade.errors import MutationError
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.morphisms import KINDS, Mutation
+from lightning_lemonade.morphisms.base import Site
 from lightning_lemonade.testing.graphs import random_spec
 from lightning_lemonade.testing.properties import (
     BATCH,
@@ -13,6 +15,7 @@ from lightning_lemonade.testing.properties import (
     check_data,
     check_function,
     check_learning,
+    check_precision,
     check_rewrite,
     check_training,
     check_transfer,
@@ -35,9 +38,10 @@ def check_morphism(
     """Runs a kind of mutation through the properties that every one must have, on random graphs.
 
     Checked are, by the names that a failure gives: `applies` (at the sites that `sites` lists, and nowhere else), `json`, `text`, `pure`,
-    `valid`, `changes`, `shapes`, `ids`, `parent` (its weights are never changed), `randomness` (drawn from the given generator alone),
-    `weights`, `untouched` (bit for bit the parent's), `exact` (if the class says so; eval mode, and train mode on the calibration batch),
-    `trains` and `learns` (every new unit has a gradient by the second backward pass).
+    `valid`, `changes`, `shapes`, `ids` (kept by untouched nodes, and by every node if the change is exact), `parent` (neither its weights
+    nor the calibration batch are ever changed), `randomness` (drawn from the given generator alone), `weights`, `untouched` (bit for bit
+    the parent's), `exact` (if the class says so; eval mode, and train mode on the calibration batch), `trains`, `precision` (the
+    parent's), `learns` (every new unit has a gradient by the second backward pass) and `runs` (nothing is raised that isn't meant).
 
     Args:
         kind: the class; registered under its `kind`.
@@ -53,6 +57,11 @@ def check_morphism(
     """
     if KINDS.get(kind.kind) is not kind:
         raise AssertionError(f"{kind.__name__} needs a class attribute `kind`, the name under which it is registered; got {kind.kind!r}")
+    if not isinstance(getattr(kind, "exact", None), bool):
+        raise AssertionError(f"{kind.__name__} needs a class attribute `exact`: True if the child computes what its parent does")
+    missing = [name for name in kind.site_fields if name not in {field.name for field in fields(kind)}]
+    if missing:
+        raise AssertionError(f"{kind.__name__} must be a frozen dataclass with the fields {', '.join(kind.site_fields)}, its `site_fields`")
     tried = 0
 
     @seeded(seed)
@@ -61,6 +70,7 @@ def check_morphism(
         deadline=None,
         database=None,
         print_blob=False,
+        report_multiple_bugs=False,
         phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )
@@ -70,7 +80,12 @@ def check_morphism(
         drawn = _draw(kind, random.Random(number), steps, arguments or {})  # noqa: S311 (no secret)
         if drawn is not None:
             tried += 1
-            check_one(*drawn, seed=number)
+            try:
+                check_one(*drawn, seed=number)
+            except BrokenMorphism:
+                raise
+            except Exception as error:  # whatever a user's class raises: with the mutation and the graph that repeat it
+                raise BrokenMorphism("runs", f"it raised {type(error).__name__}: {error}", *drawn) from error
 
     check()
     if not tried:
@@ -96,6 +111,7 @@ def check_one(mutation: Mutation, spec: GraphSpec, seed: int = 0) -> bool:
     if mutation.exact:
         check_function(mutation, spec, state, child, weights, x)
     check_training(mutation, spec, state, weights, x, seed)
+    check_precision(mutation, spec, state, x, seed)
     return check_learning([mutation], spec, seed)
 
 
@@ -105,13 +121,32 @@ def _draw(
     """Draws a graph where the kind applies, a site and arguments; None if some tries found none."""
     for _ in range(TRIES):
         spec = random_spec(rng, steps)
-        sites = kind.sites(spec)
+        sites = _sites(kind, spec)
         if sites and spec.parameter_count:  # nothing tells the precision of a network without weights
             chosen = {name: rng.choice(list(values)) for name, values in arguments.items()}
-            mutation = kind.at(rng.choice(sites), **chosen)
+            try:
+                mutation = kind.at(rng.choice(sites), **chosen)
+            except MutationError:  # wrong values, as they may be
+                if not arguments:
+                    raise
+                continue
             if not arguments or _applies(mutation, spec):
                 return mutation, spec
     return None
+
+
+def _sites(kind: type[Mutation], spec: GraphSpec) -> list[Site]:
+    """Returns the sites that a kind lists.
+
+    Raises:
+        AssertionError: if they aren't what they must be.
+    """
+    sites = kind.sites(spec)
+    for site in sites:
+        if not isinstance(site, tuple) or len(site) != len(kind.site_fields) or not all(isinstance(part, str) for part in site):
+            fields = ", ".join(kind.site_fields)
+            raise AssertionError(f"{kind.__name__}.sites must list tuples of one node id for each of {fields}; got {site!r}")
+    return sites
 
 
 def _applies(mutation: Mutation, spec: GraphSpec) -> bool:

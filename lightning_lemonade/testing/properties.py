@@ -131,6 +131,7 @@ def _cones(spec: GraphSpec) -> dict[str, str]:
 def check_transfer(mutation: Mutation, spec: GraphSpec, state: State, child: GraphSpec, x: Tensor, seed: int) -> State:
     """`parent`, `randomness`, `weights` and `untouched`: the weights' half. Returns the child's weights."""
     before = {name: tensor.clone() for name, tensor in state.items()}
+    batch = x.clone()
     states = _global_states()
     try:
         weights = mutation.transfer(spec, state, child, x, seeded_generator(seed))
@@ -139,6 +140,8 @@ def check_transfer(mutation: Mutation, spec: GraphSpec, state: State, child: Gra
     if state.keys() != before.keys() or any(not state[name].equal(tensor) for name, tensor in before.items()):
         changed = [name for name in before if name not in state or not state[name].equal(before[name])]
         raise BrokenMorphism("parent", f"transfer changed the parent's own weights: {', '.join(changed) or 'new names'}", mutation, spec)
+    if not x.equal(batch):
+        raise BrokenMorphism("parent", "transfer changed the calibration batch, which all children of a search share", mutation, spec)
     if _global_states() != states:
         raise BrokenMorphism("randomness", "transfer draws from a global generator instead of the one that it is given", mutation, spec)
     _check_weights(mutation, spec, child, weights)
@@ -226,6 +229,15 @@ def check_training(mutation: Mutation, spec: GraphSpec, state: State, weights: S
             tensor.add_(1)
     if any(not tensor.equal(before[name]) for name, tensor in parent.state_dict().items()):
         raise BrokenMorphism("parent", "training the child changed the parent: they share tensors", mutation, spec)
+
+
+def check_precision(mutation: Mutation, spec: GraphSpec, state: State, x: Tensor, seed: int) -> None:
+    """`precision`: the child of a network in float32 is one, too."""
+    parent = network_with(spec, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()})
+    child = mutation.apply(parent.eval(), x.float(), seeded_generator(seed))
+    odd = [name for name, tensor in child.state_dict().items() if tensor.is_floating_point() and tensor.dtype != torch.float32]
+    if odd:
+        raise BrokenMorphism("precision", f"of a parent in float32 the child's {', '.join(odd)} aren't", mutation, spec)
 
 
 def check_learning(mutations: Sequence[Mutation], spec: GraphSpec, seed: int) -> bool:

@@ -1,20 +1,28 @@
+import random
+
+import hypothesis
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lightning_lemonade import LemonadeTrainer
 from lightning_lemonade.callbacks import Distillation
-from lightning_lemonade.callbacks.distillation import divergence
+from lightning_lemonade.callbacks.distillation import _Recorded, divergence
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.evaluation import EvaluationRequest, Evaluator, TaskData
 from lightning_lemonade.evaluation.evaluator import joints
+from lightning_lemonade.graph import build
 from lightning_lemonade.history import History
 from lightning_lemonade.module import LemonadeModule, Training
 from lightning_lemonade.morphisms import InsertConvBlock, PruneFilters, RemoveLayer, network_with
 from lightning_lemonade.objectives import resolve
 from lightning_lemonade.search import Child
-from lightning_lemonade.spaces import ConvNetSpace
+from lightning_lemonade.spaces import ALL_OPERATORS, ConvNetSpace, conv_net, random_mutation
+from lightning_lemonade.testing import random_spec
 
 SPEC = ConvNetSpace().initial((1, 8, 8), 10)[1]
 FIRST = next(node.id for node in SPEC.nodes if node.label == "block1.conv")
@@ -85,9 +93,32 @@ def test_exact_children_are_left_to_grow_unless_asked(parent):
 
 
 def test_child_and_parent_meet_again_behind_the_change():
-    assert joints(SPEC, PRUNED.rewrite(SPEC)) == [SECOND]
-    grown = InsertConvBlock(next(node.id for node in SPEC.nodes if node.op.name == "activation")).rewrite(SPEC)
-    assert joints(SPEC, RemoveLayer(next(n.id for n in grown.nodes if n.id not in SPEC)).rewrite(grown)) == []
+    assert joints(SPEC, [PRUNED]) == [SECOND]
+    insertion = InsertConvBlock(next(node.id for node in SPEC.nodes if node.op.name == "activation"))
+    grown = insertion.rewrite(SPEC)
+    assert joints(SPEC, [insertion, RemoveLayer(next(n.id for n in grown.nodes if n.id not in SPEC))]) == []
+
+
+def test_an_id_that_went_and_came_again_is_no_joint():
+    parent = InsertConvBlock("n3").rewrite(InsertConvBlock("n3").rewrite(conv_net((1, 8, 8), 10, 4, separable=False)))
+    last = max((node.id for node in parent.nodes if node.op.name == "conv2d"), key=lambda node_id: int(node_id[1:]))
+    chain = [RemoveLayer(last), InsertConvBlock("n3")]
+    child = chain[1].rewrite(chain[0].rewrite(parent))
+    assert child[last].op == parent[last].op
+    assert last not in joints(parent, chain)
+
+
+@given(st.integers(0, 2**32 - 1))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_every_joint_can_be_listened_to(seed):
+    rng = random.Random(seed)
+    spec = random_spec(rng, 8)
+    drawn = random_mutation(spec, np.random.default_rng(seed), ALL_OPERATORS)
+    if drawn is None:
+        return
+    found = joints(spec, [drawn[0]])
+    for side in (build(spec), build(drawn[1])):
+        _Recorded(side, found).close()
 
 
 def test_a_search_takes_lightning_callbacks_as_classes_functions_and_examples(tmp_path):

@@ -1,5 +1,6 @@
 """Mutations as data: JSON, sites, errors."""
 
+import copy
 import json
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from morphisms.helpers import RELU, SHAPE, batch, concat_net, conv, difference, generator, graph, outputs, plain_net, tied_net, uneven_state
 
 from lightning_lemonade.errors import MutationError
-from lightning_lemonade.graph import Flatten, Input, Linear, Output
+from lightning_lemonade.graph import Flatten, Input, Linear, Output, build
 from lightning_lemonade.graph.ops import MAX_SIZE
 from lightning_lemonade.morphisms import (
     KINDS,
@@ -31,6 +32,7 @@ from lightning_lemonade.morphisms import (
     mutation_from_dict,
     network_with,
 )
+from lightning_lemonade.spaces import conv_net
 
 DEEP: list[object] = []
 for _ in range(100_000):
@@ -225,3 +227,36 @@ def test_a_kind_belongs_to_one_class() -> None:
         @dataclass(frozen=True)
         class Other(Widen):
             kind = "widen"
+
+
+def test_values_that_are_not_finite_are_refused_rather_than_inherited() -> None:
+    spec = conv_net((1, 8, 8), 3, 4, separable=False)
+    x, draws = torch.randn(16, 1, 8, 8), torch.Generator()
+    network = build(spec)
+    for kind in ("insert_conv_block", "widen", "prune_filters", "to_separable"):
+        mutation = KINDS[kind].at(KINDS[kind].sites(spec)[0])
+        with pytest.raises(MutationError, match="calibration batch holds values that aren't finite"):
+            mutation.apply(network, x.clone().fill_(float("nan")), draws)
+    spoilt = copy.deepcopy(network)
+    with torch.no_grad():
+        spoilt.get_submodule("n5").weight[0] = float("nan")
+    for kind in ("prune_filters", "to_separable"):
+        with pytest.raises(MutationError, match=r"finite"):
+            KINDS[kind].at(("n5",)).apply(spoilt, x, draws)
+
+
+def test_what_is_frozen_stays_frozen() -> None:
+    network = build(conv_net((1, 8, 8), 3, 4, separable=False))
+    network.get_submodule("n1").requires_grad_(False)
+    child = InsertConvBlock("n7").apply(network, torch.randn(16, 1, 8, 8), torch.Generator())
+    frozen = [name for name, parameter in child.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["n1.weight"]
+
+
+@pytest.mark.parametrize("batch", [[torch.zeros(1, 8, 8)], (torch.randn(4, 1, 8, 8), torch.zeros(4))])
+def test_a_batch_that_is_no_tensor_is_told(batch: object) -> None:
+    network = build(conv_net((1, 8, 8), 3, 4, separable=False))
+    with pytest.raises(MutationError, match="a tensor of samples alone"):
+        InsertConvBlock("n3").apply(network, batch, torch.Generator())  # type: ignore[arg-type]
+    with pytest.raises(MutationError, match="NoneType"):
+        InsertConvBlock("n3").apply(network, torch.randn(4, 1, 8, 8), None)  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ def test_work_grows_with_multiply_adds_and_with_what_is_written():
 
 
 def test_the_model_learns_what_widening_does():
-    model = ChangeModel(families(30, lambda factor: 0.9 / factor**0.3), "error")
+    model = ChangeModel(families(30, lambda factor: 0.9 / factor**0.3), "error", (0.0, 0.9))
     parent = member(0, 9, 0.2)
     (shrunk, kept, grown), spread = model.predict([parent] * 3, [member(0, width, 0).spec for width in (5, 9, 18)], 3)
     assert grown < kept < shrunk
@@ -49,7 +49,7 @@ def test_the_model_learns_what_widening_does():
 
 
 def test_without_enough_families_the_model_is_a_prior():
-    model = ChangeModel(families(FEWEST_FAMILIES - 1, lambda _: 0.5), "error")
+    model = ChangeModel(families(FEWEST_FAMILIES - 1, lambda _: 0.5), "error", (0.0, 0.9))
     mean, spread = model.predict([member(0, 9, 0.2)], [member(0, 18, 0).spec], 3)
     assert mean == pytest.approx([0.2 * (1 + PRIOR[0])])
     assert spread == pytest.approx([0.2 * PRIOR[1]])
@@ -80,3 +80,20 @@ def test_a_second_child_counts_the_first_as_if_it_were_there(monkeypatch):
 def test_no_proposals_give_no_children():
     assert fitted([member(0, 8, 0.5)]).accept([], 3, np.random.default_rng(0)) == []
     assert len(fitted([member(0, 8, 0.5)]).accept([proposal(member(0, 8, 0.5), 9)], 3, np.random.default_rng(0))) == 1
+
+
+def test_one_parent_without_any_error_does_not_spoil_the_model():
+    ordinary = families(30, lambda factor: 0.9 / factor**0.3)
+    perfect = (member(98, 8, 0.0), member(99, 8, 0.02, epochs=6))
+    model = ChangeModel([*ordinary, perfect], "error", BOUNDS["error"])
+    parent = member(0, 9, 0.2)
+    (shrunk, kept, grown), spread = model.predict([parent] * 3, [member(0, width, 0).spec for width in (5, 9, 18)], 3)
+    assert grown < kept < shrunk
+    assert spread.max() < 0.2
+
+
+def test_where_nothing_gains_chance_decides():
+    outside = member(0, 8, 5.0)
+    proposals = [proposal(outside, width) for width in range(4, 12)]
+    chosen = {fitted([outside]).accept(proposals, 1, np.random.default_rng(seed))[0] for seed in range(20)}
+    assert len(chosen) > 3

@@ -7,7 +7,7 @@ from strategies import chain
 
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.graph import Input, Linear, Output
-from lightning_lemonade.morphisms import KINDS, InsertConvBlock, Widen
+from lightning_lemonade.morphisms import KINDS, InsertConvBlock, Mutation, Widen
 from lightning_lemonade.spaces import ALL_OPERATORS, EXACT_OPERATORS, PAPER_OPERATORS, Operator, conv_net, random_mutation
 
 NET = conv_net((3, 32, 32), 10, width=8, separable=False)
@@ -48,3 +48,18 @@ def test_nothing_applies():
 def test_an_unknown_kind_is_named():
     with pytest.raises(ConfigurationError, match="unknown kind of mutation 'wider'; known: add_skip"):
         random_mutation(NET, np.random.default_rng(0), kinds=["wider"])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "text"),
+    [("widen", "must be a list"), ([3], "no kind"), ([Widen("n1")], "no kind"), ([Mutation], "no kind"), (["wide"], "unknown")],
+)
+def test_kinds_that_are_none_are_told(kinds, text):
+    with pytest.raises(ConfigurationError, match=text):
+        random_mutation(conv_net((1, 8, 8), 10, 4, separable=False), np.random.default_rng(0), kinds)
+
+
+@pytest.mark.parametrize("choices", [{"fctor": (2.0,)}, {"factor": ()}, {"node": ("n1",)}])
+def test_choices_of_no_argument_are_told(choices):
+    with pytest.raises(ConfigurationError, match=r"can't be drawn for widen: give values of its arguments, factor"):
+        Operator(Widen, choices)

@@ -324,3 +324,86 @@ def test_without_hypothesis_the_extra_is_named() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert "ConfigurationError" in done.stderr
     assert "pip install 'lightning-lemonade[testing]'" in done.stderr
+
+
+def test_a_calibration_batch_that_is_changed_is_found() -> None:
+    @dataclass(frozen=True)
+    class Careless(Widen):
+        kind = "careless"
+
+        def transfer_at(
+            self, parent: GraphSpec, state: State, child: GraphSpec, site: Site, calibration: Tensor, generator: Generator
+        ) -> State:
+            weights = super().transfer_at(parent, state, child, site, calibration, generator)
+            calibration.zero_()
+            return weights
+
+    with pytest.raises(BrokenMorphism, match="'parent': transfer changed the calibration batch"):
+        check_morphism(Careless, examples=4)
+
+
+def test_another_precision_than_the_parents_is_found() -> None:
+    @dataclass(frozen=True)
+    class Doubled(Widen):
+        kind = "doubled"
+
+        def transfer_at(
+            self, parent: GraphSpec, state: State, child: GraphSpec, site: Site, calibration: Tensor, generator: Generator
+        ) -> State:
+            weights = super().transfer_at(parent, state, child, site, calibration, generator)
+            return {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+
+    with pytest.raises(BrokenMorphism, match="'precision'"):
+        check_morphism(Doubled, examples=4)
+
+
+def raising(error: Exception) -> type[Mutation]:
+    @dataclass(frozen=True)
+    class Raising(Widen):
+        kind = f"raising_{type(error).__name__.lower()}"
+
+        def transfer_at(
+            self, parent: GraphSpec, state: State, child: GraphSpec, site: Site, calibration: Tensor, generator: Generator
+        ) -> State:
+            raise error
+
+    return Raising
+
+
+@pytest.mark.parametrize("error", [TypeError("own bug"), AttributeError("own bug"), ZeroDivisionError("own bug")])
+def test_what_a_users_code_raises_comes_with_mutation_and_graph(error: Exception) -> None:
+    with pytest.raises(BrokenMorphism, match="own bug") as caught:
+        check_morphism(raising(error), examples=4)
+    assert caught.value.mutation.kind == raising(error).kind
+
+
+def test_several_bugs_are_told_as_one_failure() -> None:
+    class Both(PruneFilters):
+        kind = "both"
+        exact = True
+
+        def transfer_at(
+            self, parent: GraphSpec, state: State, child: GraphSpec, site: Site, calibration: Tensor, generator: Generator
+        ) -> State:
+            weights = super().transfer_at(parent, state, child, site, calibration, generator)
+            return weights if len(site[0]) > 2 else {name: tensor[:0] for name, tensor in weights.items()}
+
+    with pytest.raises(BrokenMorphism):
+        check_morphism(Both, examples=20)
+
+
+def test_sites_that_are_no_tuples_are_told() -> None:
+    @dataclass(frozen=True)
+    class Plain(Widen):
+        kind = "plain_sites"
+
+        @classmethod
+        def sites(cls, spec: GraphSpec) -> list[Site]:
+            return [site[0] for site in Widen.sites(spec)]  # type: ignore[misc]
+
+    with pytest.raises(AssertionError, match=r"Plain\.sites must list tuples of one node id for each of node; got 'n"):
+        check_morphism(Plain, examples=4)
+
+
+def test_arguments_that_no_constructor_takes_are_no_finding() -> None:
+    check_morphism(KINDS["prune_filters"], arguments={"fraction": (0.5, 7.0)}, examples=4)
