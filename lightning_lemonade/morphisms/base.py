@@ -171,9 +171,7 @@ class Mutation(ABC):
         Raises:
             MutationError: see both.
         """
-        if not isinstance(calibration, Tensor) or not isinstance(generator, Generator):
-            given = f"{type(calibration).__name__} and {type(generator).__name__}"
-            raise MutationError(f"a calibration batch (a tensor of samples alone) and a torch.Generator are needed, got {given}")
+        _check_types(calibration, generator)
         if len(calibration) < 2 or tuple(calibration.shape[1:]) != parent.input_shape:
             given, wanted = tuple(calibration.shape), ", ".join(map(str, parent.input_shape))
             raise MutationError(f"the calibration batch must have the shape (2 or more, {wanted}), got {given}")
@@ -240,6 +238,12 @@ class Mutation(ABC):
         default = {field.name: field.default for field in dataclasses.fields(self)}
         arguments = "".join(f", {name}={value}" for name, value in self.arguments().items() if value != default[name])
         return f"{self.kind}({places}{arguments})"
+
+
+def _check_types(calibration: object, generator: object) -> None:
+    if not isinstance(calibration, Tensor) or not isinstance(generator, Generator):
+        given = f"{type(calibration).__name__} and {type(generator).__name__}"
+        raise MutationError(f"a calibration batch (a tensor of samples alone) and a torch.Generator are needed, got {given}")
 
 
 def mutation_from_dict(data: object) -> Mutation:
