@@ -186,8 +186,10 @@ def _test_error(search: SearchInfo) -> dict[str, float]:
     members = [member for member in search.history.front() if key in member.objectives]
     if key is None or not members:
         return {}
-    error = min(members, key=lambda member: member.objectives[key]).test_error
-    return {} if error is None else {"test_error": error}
+    best = min(members, key=lambda member: member.objectives[key])
+    task = key.partition("/")[2]
+    error = best.tasks[task].test_error if task in best.tasks else None
+    return {} if error is None else {f"test_error/{task}" if task else "test_error": error}
 
 
 def _axes(search: SearchInfo) -> tuple[str, str] | None:
@@ -200,17 +202,21 @@ def _axes(search: SearchInfo) -> tuple[str, str] | None:
 def _table(candidates: Sequence[CandidateRecord], keys: Sequence[str]) -> Table:
     """Returns the names of the columns, and a row for each candidate; what isn't known (yet) is None."""
     columns: list[str | int] = ["id", "parent", "generation", "mutations", "state", "failure", *keys]
-    columns += ["start_error", "test_error", "epochs", "cumulative_epochs", "hash", "in_front"]
-    return columns, [_row(candidate, keys) for candidate in candidates]
+    tasks = list(dict.fromkeys(task for candidate in candidates for task in candidate.tasks)) or [""]
+    columns += [f"{name}/{task}" if task else name for task in tasks for name in ("start_error", "test_error")]
+    columns += ["epochs", "cumulative_epochs", "hash", "in_front"]
+    return columns, [_row(candidate, keys, tasks) for candidate in candidates]
 
 
-def _row(candidate: CandidateRecord, keys: Sequence[str]) -> Row:
+def _row(candidate: CandidateRecord, keys: Sequence[str], tasks: Sequence[str]) -> Row:
     """Returns a candidate's row."""
     failure = candidate.failure and f"{candidate.failure.kind}: {candidate.failure.text}"
     mutations = ", ".join(_mutation_text(mutation) for mutation in candidate.mutations)
     lineage = [candidate.id, candidate.parent, candidate.generation, mutations, candidate.state, failure]
-    training = [candidate.start_error, candidate.test_error, candidate.epochs, candidate.cumulative_epochs]
-    return [*lineage, *(candidate.objectives.get(key) for key in keys), *training, candidate.hash, candidate.in_front]
+    found = [candidate.tasks.get(task) for task in tasks]
+    errors = [error for result in found for error in ((result.start_error, result.test_error) if result else (None, None))]
+    training = [candidate.epochs, candidate.cumulative_epochs]
+    return [*lineage, *(candidate.objectives.get(key) for key in keys), *errors, *training, candidate.hash, candidate.in_front]
 
 
 def _mutation_text(mutation: Mapping[str, Any]) -> str:

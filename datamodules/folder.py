@@ -10,22 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from lightning_lemonade.datamodules.checks import check_integer
+from lightning_lemonade.datamodules.checks import check_integer, check_real
 from lightning_lemonade.datamodules.dataset import Normalise
 from lightning_lemonade.datamodules.images import ImageDataModule, Source
 from lightning_lemonade.datamodules.splits import Indices, stratified_split
 from lightning_lemonade.errors import ConfigurationError, DataError
 
-SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
-"""What the folders or files of a split are called, or begin with."""
+SPLIT_NAMES = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "testing")}
+"""What the folder of a split is called, and what a file of one begins with, in small or capital letters."""
 STATISTICS_IMAGES = 1_000
+CHUNK = 64
 MODES = {1: "L", 3: "RGB"}
+SIXTEEN_BITS = 65_535
 
 
 class EncodedSource:
@@ -41,7 +42,6 @@ class EncodedSource:
     def __init__(self, images: Sequence[str | bytes], labels: Indices, channels: int, size: tuple[int, int] | None) -> None:
         self.images, self.labels, self.channels = images, labels, channels
         self.size = size
-        self._fit = v2.Compose([v2.Resize(min(size), antialias=True), v2.CenterCrop(size)]) if size else None
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
@@ -69,14 +69,35 @@ class EncodedSource:
         given = self.images[index]
         try:
             with Image.open(io.BytesIO(given) if isinstance(given, bytes) else given) as image:
-                tensor: Tensor = functional.pil_to_tensor(image.convert(MODES[self.channels]))
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise DataError(f"{self._name(index)} can't be read as an image ({error}): mend or remove it") from error
-        return tensor if self._fit is None else self._fit(tensor)
+                upright = ImageOps.exif_transpose(_eight_bits(image)).convert(MODES[self.channels])
+                if self.size is not None:
+                    upright = ImageOps.fit(upright, self.size[::-1], Image.Resampling.BILINEAR)
+                tensor: Tensor = functional.pil_to_tensor(upright)
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+            raise DataError(f"{self._name(index)} can't be read as an image ({error}): mend, convert or remove it") from error
+        return tensor
 
     def _name(self, index: int) -> str:
         given = self.images[index]
         return f"image {index}" if isinstance(given, bytes) else str(given)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Returns an image of 8 bits a channel; grey ones of 16 bits are scaled, which Pillow would cut off.
+
+    Raises:
+        ValueError: if its values have no known range.
+    """
+    if image.mode == "F":
+        raise ValueError("its values are real numbers, whose range nothing tells")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > SIXTEEN_BITS:
+            raise ValueError("its values need more than 16 bits")
+        scaled = Image.fromarray((values // 257).astype(np.uint8))
+        scaled.info = image.info
+        return scaled
+    return image
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -85,6 +106,7 @@ class ImageFolderDataModule(ImageDataModule):
     Folders: `root/train/CLASS/*.png`, and the same below `val` and `test` where there are such splits; or `root/CLASS/*.png`, of which
     a stratified share tests. Parquet: files in `root` whose names begin with `train`, `val` and `test`, in Hugging Face's layout: a column
     of encoded images (`{bytes, path}` or bytes) and one of labels. A validation split that isn't there is taken from the training images.
+    Images are turned as their EXIF data says, and lose their transparency.
 
     Args:
         root: the folder.
@@ -112,12 +134,16 @@ class ImageFolderDataModule(ImageDataModule):
         test_fraction: float = 0.1,
         **arguments: Any,  # noqa: ANN401 (ImageDataModule's)
     ) -> None:
-        for side in () if image_size is None else (image_size,) if isinstance(image_size, int) else image_size:
+        sides = (image_size,) * 2 if not isinstance(image_size, tuple | list) else tuple(image_size)
+        if len(sides) != 2:
+            raise ConfigurationError(f"image_size={image_size!r} can't be used: give height and width, or one number for both.")
+        for side in sides if image_size is not None else ():
             check_integer("image_size", side, minimum=1)
+        check_real("test_fraction", test_fraction, minimum=0.001, maximum=0.9)
         if channels not in MODES:
             raise ConfigurationError(f"channels={channels!r} can't be used: give 3 for colour or 1 for grey.")
         super().__init__(root, **arguments)
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_size = None if image_size is None else (int(sides[0]), int(sides[1]))
         self.channels, self.label, self.image, self.test_fraction = channels, label, image, test_fraction
 
     def sources(self) -> dict[str, Source]:
@@ -143,34 +169,39 @@ class ImageFolderDataModule(ImageDataModule):
 
     def normalisation(self, train: Source, indices: Indices) -> Normalise:
         """Returns the normalisation with mean and standard deviation of up to 1,000 training images, evenly spaced."""
-        chosen = indices[:: max(1, len(indices) // STATISTICS_IMAGES)]
-        pixels = train.read(chosen).to(torch.float64) / 255
-        mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1e-3)
+        chosen = indices[np.unique(np.linspace(0, len(indices) - 1, min(len(indices), STATISTICS_IMAGES)).astype(np.int64))]
+        total = squares = torch.zeros(train.shape[0], dtype=torch.float64)
+        for first in range(0, len(chosen), CHUNK):
+            pixels = train.read(chosen[first : first + CHUNK]).to(torch.float64) / 255
+            total, squares = total + pixels.sum((0, 2, 3)), squares + pixels.square().sum((0, 2, 3))
+        count = len(chosen) * train.shape[1] * train.shape[2]
+        mean = total / count
+        std = (squares / count - mean.square()).clamp(min=1e-6).sqrt()
         return Normalise(tuple(mean.tolist()), tuple(std.tolist()))
 
     def _folders(self) -> dict[str, "_Labelled"]:
         """Returns the paths of images by split."""
-        folders = {split: next((self.root / n for n in names if (self.root / n).is_dir()), None) for split, names in SPLIT_NAMES.items()}
-        if folders["train"] is None:
-            folders = {"train": self.root}
+        inside = {path.name.lower(): path for path in sorted(self.root.iterdir()) if path.is_dir()}
+        folders = {split: inside[name] for split, names in SPLIT_NAMES.items() for name in names if name in inside}
+        if folders and "train" not in folders:
+            raise DataError(f"{self.root} has a folder {next(iter(folders.values())).name}, but none that is called train: rename it")
         labelled = {}
-        for split, folder in folders.items():
-            if folder is not None:
-                try:
-                    names, numbers = find_classes(str(folder))
-                    found = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS)
-                except FileNotFoundError as error:
-                    raise DataError(
-                        f"{folder} isn't a folder of class folders with images in each ({error}): make one folder for each class"
-                    ) from error
-                labelled[split] = _Labelled([path for path, _ in found], np.array([number for _, number in found]), tuple(names))
+        for split, folder in (folders or {"train": self.root}).items():
+            try:
+                names = [name for name in find_classes(str(folder))[0] if not name.startswith(".")]
+                found = make_dataset(str(folder), {name: number for number, name in enumerate(names)}, extensions=IMG_EXTENSIONS)
+            except (FileNotFoundError, ValueError) as error:
+                raise DataError(
+                    f"{folder} isn't a folder of class folders with images in each ({error}): make one folder for each class"
+                ) from error
+            labelled[split] = _Labelled([path for path, _ in found], np.array([number for _, number in found]), tuple(names))
         return labelled
 
     def _parquet(self) -> dict[str, "_Labelled"]:
         """Returns encoded images by split."""
         labelled = {}
         for split, prefixes in SPLIT_NAMES.items():
-            files = sorted(path for path in self.root.glob("*.parquet") if path.name.startswith(prefixes))
+            files = sorted(path for path in self.root.glob("*.parquet") if path.name.lower().startswith(prefixes))
             if files:
                 labelled[split] = _read_parquet(files, self.image, self.label)
         if "train" not in labelled:
@@ -199,23 +230,33 @@ def _read_parquet(files: Sequence[Path], image: str | None, label: str | None) -
 
     try:
         schema = pq.read_schema(files[0])
-        held = [field.name for field in schema if pa.types.is_binary(field.type) or pa.types.is_struct(field.type)]
+        held = [field.name for field in schema if _holds_images(field.type)]
         image = _column("image", image, schema.names, held)
         label = _column("label", label, schema.names, [name for name in schema.names if name.endswith("label")])
         table = pa.concat_tables(pq.read_table(file, columns=[image, label]) for file in files)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{files[0].parent} holds no parquet files that can be read together: {_short(error)}") from error
     column = table.column(image)
-    images = [item["bytes"] if isinstance(item, dict) else item for item in column.to_pylist()]
+    images = [item.get("bytes") if isinstance(item, dict) else item for item in column.to_pylist()]
+    if not images:
+        raise DataError(f"{files[0]} holds no rows: give files with images")
     if not all(isinstance(item, bytes) for item in images):
         raise DataError(f"column {image} of {files[0].name} holds no encoded images: give bytes, or {{bytes, path}} with the bytes in it")
     values = table.column(label).to_pylist()
+    if any(value is None for value in values):
+        raise DataError(f"column {label} of {files[0].name} lacks some labels: leave out the rows without one")
     names = _class_names(schema.metadata, label)
     if names is None or isinstance(values[0], str):  # the numbers aren't the names' places
         names, labels = (part.tolist() for part in np.unique(np.array(values), return_inverse=True))
     else:
         labels = values
     return _Labelled(images, np.array(labels, dtype=np.int64), tuple(str(name) for name in names))
+
+
+def _holds_images(kind: Any) -> bool:  # noqa: ANN401 (pyarrow is untyped)
+    import pyarrow as pa  # noqa: PLC0415
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind))
 
 
 def _column(what: str, given: str | None, names: Sequence[str], likely: Sequence[str]) -> str:

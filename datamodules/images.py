@@ -106,14 +106,15 @@ class ImageDataModule(pl.LightningDataModule):
             default where they take at most 2 GiB, which is faster (docs/benchmarks.md).
         seed: of split and subset, in [0, 2**32).
         validation_fraction: share of the training images that validate, stratified, where the data has no validation split of its own.
-        limit: at most so many training and validation images together, a stratified subset; the test images stay all.
+        limit: at most so many of the training images, a stratified subset, of which a validation split that isn't there is taken; splits
+            of their own stay whole.
         crop: how far training images are shifted at most, in pixels.
         flip: whether training images are mirrored left to right, half of them.
         cutout: side of the square that is cut from each training image, in pixels.
         mixup: alpha of the distribution of shares by which training images are mixed; 0 mixes none.
 
     Attributes:
-        num_classes: how many there are.
+        num_classes: how many there are; of a folder known after `setup`, as the next two.
         class_names: their names, in order.
         sample_shape: (C, H, W) of an image.
 

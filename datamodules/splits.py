@@ -41,8 +41,11 @@ def stratified_subset(labels: Indices, size: int, *, seed: int) -> Indices:
         DataError: if there are fewer samples than classes, or a class has one alone.
     """
     everything: Indices = np.arange(len(labels), dtype=np.int64)
-    if size >= len(labels):
+    left_out = len(labels) - size
+    if left_out <= 0:
         return everything
+    if left_out < len(np.unique(labels)):  # too few for one of each class, and so few that it doesn't matter
+        return np.sort(train_test_split(everything, test_size=left_out, random_state=seed)[0])
     return np.sort(_cut(everything, labels, size, seed)[1])
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_lemonade.errors import DataError
+from lightning_lemonade.errors import ConfigurationError, DataError
 
 Place = str | int
 BatchFormat = tuple[Place, Place] | Callable[[Any], tuple[Tensor, Tensor]] | None
@@ -21,6 +21,8 @@ TARGET_KEYS = ("y", "label", "labels", "target", "targets", "mask", "fine_label"
 def unpack(batch: object, batch_format: BatchFormat = None) -> tuple[Tensor, Tensor]:
     """Returns samples and targets of a batch; whole numbers among the targets as int64, which losses expect.
 
+    One real number for each sample, (batch,), becomes (batch, 1), the shape of a network's output: losses would broadcast the two.
+
     Args:
         batch: what a loader yields, after the data module's hooks.
         batch_format: where samples and targets are.
@@ -31,14 +33,28 @@ def unpack(batch: object, batch_format: BatchFormat = None) -> tuple[Tensor, Ten
     Raises:
         DataError: if they aren't there, or are no tensors.
     """
-    found = batch_format(batch) if callable(batch_format) else _found(batch, batch_format)
-    if found is None or not all(isinstance(part, Tensor) for part in found):
+    try:
+        found = batch_format(batch) if callable(batch_format) else _found(batch, batch_format)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"batch_format can't read {_shown(batch)}: {type(error).__name__}: {error}") from error
+    if not isinstance(found, tuple | list) or len(found) != 2 or not all(isinstance(part, Tensor) for part in found):
         raise DataError(
             f"the data module yields {_shown(batch)}; a search needs samples and targets, two tensors: "
             f'give batch_format=("image", "label") with the keys (or places) of both, or a function of the batch that returns them'
         )
     x, y = found
-    return x, y if y.is_floating_point() else y.long()
+    if not y.is_floating_point():
+        return x, y.long()
+    return x, y[:, None] if y.ndim == 1 else y
+
+
+def check_format(batch_format: object) -> None:
+    """Raises ConfigurationError unless this is a `BatchFormat`."""
+    places = isinstance(batch_format, tuple | list) and len(batch_format) == 2 and all(isinstance(part, str | int) for part in batch_format)
+    if not (batch_format is None or callable(batch_format) or places):
+        raise ConfigurationError(
+            f"batch_format={batch_format!r} can't be used: give two keys or places, ('image', 'label') for instance, or a function"
+        )
 
 
 def _found(batch: object, places: tuple[Place, Place] | None) -> tuple[Any, Any] | None:
@@ -59,5 +75,6 @@ def _shown(batch: object) -> str:
     if isinstance(batch, Mapping):
         return f"a dict with the keys {', '.join(map(str, batch))}"
     if isinstance(batch, list | tuple):
-        return f"a {type(batch).__name__} of {', '.join(type(part).__name__ for part in batch) or 'nothing'}"
+        parts = [type(part).__name__ for part in batch[:4]] + ["..."] * (len(batch) > 4)
+        return f"a {type(batch).__name__} of {', '.join(parts) or 'nothing'}"
     return f"a {type(batch).__name__}"

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_lemonade.errors import ConfigurationError, LemonadeError
-from lightning_lemonade.parsing import ConfigFile, Parser, refuse_reserved
+from lightning_lemonade.parsing import ConfigFile, Parser, data_module_base, named_data_classes, refuse_reserved
 
 if TYPE_CHECKING:  # at run time, what imports torch or scikit-learn is imported inside `main`, which answers Ctrl-C
     from lightning_lemonade.callback import SearchInfo
@@ -75,6 +75,8 @@ def _run(args: list[str]) -> int:
     if settings.command == "show":
         _show(settings.show.run, as_json=settings.show.json)
     else:
+        if settings.search.tasks is not None and settings.search.data != search.get_defaults().data:
+            raise ConfigurationError("data and tasks are both given: several data modules by name are tasks, one is data; give one of both")
         _search(_instantiated(parser, settings).search)
     return 0
 
@@ -99,18 +101,17 @@ def _prepare_search(parser: Parser, args: Sequence[str]) -> None:
     reserved = set(RESERVED)
     parser.reserved = {name: _INSTEAD.get(name, why) for name, why in RESERVED.items() if name not in own - _NOT_FLAGS}
     flags = list(dict.fromkeys(arg[2:].split("=")[0].split(".")[0] for arg in args if arg.startswith("--")))
-    if {"data", "tasks"} <= set(flags):
-        raise ConfigurationError("data and tasks are both given: several data modules by name are tasks, one is data; give one of both")
     refuse_reserved(flags, parser.reserved)
     if os.getcwd() not in sys.path:  # a console script can't import the user's own data module otherwise
         sys.path.append(os.getcwd())
     parser.add_argument("--config", action=ConfigFile, help="YAML file of these arguments")
     added = parser.add_class_arguments(LemonadeTrainer, skip=set(_NOT_FLAGS | (reserved - own)), instantiate=False)
     parser.add_class_arguments(pl.Trainer, skip=reserved | own | set(added), instantiate=False)
+    data, tasks = (data_module_base(names) for names in named_data_classes(args))
     help_text = "the data module: a class's name or path, and --data.NAME VALUE for its arguments"
-    parser.add_argument("--data", type=pl.LightningDataModule, default={"class_path": _DEFAULT_DATA}, help=help_text)
+    parser.add_argument("--data", type=data, default={"class_path": _DEFAULT_DATA}, help=help_text)
     tasks_help = "several data modules by name, in a configuration file: architectures are searched for all of them; instead of --data"
-    parser.add_argument("--tasks", type=dict[str, pl.LightningDataModule] | None, default=None, help=tasks_help)
+    parser.add_argument("--tasks", type=dict[str, tasks] | None, default=None, help=tasks_help)
     parser.add_argument("--wandb", choices=["offline", "online", "disabled"], help="log the population to Weights & Biases")
 
 
@@ -145,7 +146,7 @@ def _search(settings: Namespace) -> None:
     callbacks: list[SearchCallback] = [Keeper(), SearchProgressBar()]
     if settings.wandb is not None:
         callbacks.append(WandbPopulationLogger(mode=settings.wandb))
-    LemonadeTrainer(callbacks=callbacks, **given).search(settings.tasks or settings.data)
+    LemonadeTrainer(callbacks=callbacks, **given).search(settings.data if settings.tasks is None else settings.tasks)
     for summary, run_dir in ends:  # one; none where this isn't rank 0
         _print_run(summary, run_dir)
 

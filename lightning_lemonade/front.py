@@ -21,6 +21,7 @@ from lightning_lemonade.records import CandidateRecord, GenerationRecord, Object
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+    from lightning_lemonade.batches import BatchFormat
     from lightning_lemonade.module import LemonadeModule
 
 Format = Literal["onnx", "pt2", "folder"]
@@ -140,8 +141,8 @@ class Candidate:
 
     @property
     def hash(self) -> str:
-        """Its structural hash."""
-        return self.record.hash
+        """Its structural hash, with the outputs of the task."""
+        return self.record.hash if self.spec is self.record.spec else self.spec.structural_hash
 
     @cached_property
     def network(self) -> fx.GraphModule:
@@ -168,12 +169,15 @@ class Candidate:
         module.network.load_state_dict(self._build().state_dict())
         return module
 
-    def confusion_matrix(self, datamodule: "pl.LightningDataModule", split: Literal["val", "test"] = "test") -> pd.DataFrame:
+    def confusion_matrix(
+        self, datamodule: "pl.LightningDataModule", split: Literal["val", "test"] = "test", *, batch_format: "BatchFormat" = None
+    ) -> pd.DataFrame:
         """Counts a classifier's answers: a row for each true class, a column for each answer.
 
         Args:
-            datamodule: of the task; its `prepare_data` and `setup` are called.
+            datamodule: of the task; it is prepared, set up and torn down.
             split: whose samples are counted.
+            batch_format: where a batch holds samples and targets, as for the search.
 
         Returns:
             Counts, with the classes' names (or numbers) as index and columns.
@@ -184,7 +188,7 @@ class Candidate:
         """
         from lightning_lemonade.evaluation.confusion import confusion_matrix  # noqa: PLC0415 (imports Lightning)
 
-        return confusion_matrix(self.module, datamodule, split, self.class_names)
+        return confusion_matrix(self.network, datamodule, split, self.class_names, batch_format)
 
     def export(self, path: str | Path, format: Format | None = None) -> Path:  # noqa: A002 (the command line's word)
         """Writes the network, with its recorded weights, for use without this package.
@@ -225,7 +229,12 @@ class Candidate:
     def _export_folder(self, network: fx.GraphModule, path: Path) -> None:
         path.mkdir(exist_ok=True)
         facts = {name: getattr(self, name) for name in (*LINEAGE, "objectives", *ERRORS, *COSTS, "mutations")}
-        facts |= {"task": self.task, "class_names": self.class_names}
+        facts |= {
+            "task": self.task,
+            "class_names": self.class_names,
+            "parameters": self.spec.parameter_count,
+            "multiply_adds": self.spec.macs,
+        }
         facts["units"] = {objective.key: objective.unit for objective in self._history.objectives}
         (path / "spec.json").write_text(self.spec.to_json(indent=2) + "\n", encoding="utf-8")
         (path / "candidate.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

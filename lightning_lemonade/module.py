@@ -78,6 +78,8 @@ class ErrorRate(MulticlassAccuracy):
     def __init__(self, num_classes: int, top_k: int = 1) -> None:
         super().__init__(num_classes=num_classes, top_k=top_k, average="micro")
 
+    higher_is_better = False
+
     def compute(self) -> Tensor:
         """Returns it, in [0, 1]."""
         return 1.0 - super().compute()
@@ -86,7 +88,8 @@ class ErrorRate(MulticlassAccuracy):
 class LemonadeModule(pl.LightningModule):
     """A classifier over a graph spec. Subclass it for another loss, other metrics, another optimiser or batch format.
 
-    What a subclass overrides: `loss` and `metrics`, mostly; `configure_optimizers`; or the steps of Lightning, as in any LightningModule.
+    What a subclass overrides: `loss` and `metrics`, mostly; `configure_optimizers`; `batch_format`; or the steps of Lightning, as in any
+    LightningModule. Where it overrides neither loss, metrics nor the steps, a search checks that targets are classes.
 
     Args:
         spec: the architecture; maps (batch, *sample) to logits (batch, classes).

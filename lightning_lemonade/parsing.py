@@ -3,7 +3,7 @@
 import pydoc
 import re
 from argparse import ArgumentError
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,6 +69,45 @@ def refuse_reserved(names: Iterable[str], reserved: Mapping[str, str]) -> None:
             raise ConfigurationError(f"{name} can't be given to a search: {reserved[name]}")
 
 
+def named_data_classes(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the classes that arguments, and configuration files among them, name as the data module and as those of tasks."""
+    data, tasks = [], []
+    for flag, following in zip(args, [*args[1:], ""], strict=True):
+        name, joined, behind = flag.partition("=")
+        value = behind if joined else following
+        content = {"data": value} if name in ("--data", "--data.class_path") else {}
+        if name == "--config":
+            try:
+                content = dict(_mapping(Path(value)))
+            except ConfigurationError:  # told where it is read in earnest
+                continue
+        data.append(_class_path(content.get("data")))
+        several = content.get("tasks")
+        tasks += [_class_path(entry) for entry in several.values()] if isinstance(several, Mapping) else []
+    return [path for path in data if path], [path for path in tasks if path]
+
+
+def _class_path(entry: object) -> str:
+    path = entry.get("class_path") if isinstance(entry, Mapping) else entry
+    return path if isinstance(path, str) else ""
+
+
+def data_module_base(names: Sequence[str]) -> Any:  # noqa: ANN401 (a type, or a union of two)
+    """Returns the base class of data modules of these names: `pytorch_lightning`'s, `lightning`'s, or both."""
+    from pytorch_lightning import LightningDataModule  # noqa: PLC0415  (takes seconds)
+
+    bases: Any = None
+    for name in names:
+        try:
+            found = pydoc.locate(name) if "." in name else None
+        except pydoc.ErrorDuringImport:  # told where it is used
+            found = None
+        lineage = [base for base in getattr(found, "__mro__", ()) if base.__name__ == LightningDataModule.__name__]
+        base = lineage[0] if lineage else LightningDataModule
+        bases = base if bases is None else bases | base
+    return LightningDataModule if bases is None else bases
+
+
 def _mapping(path: Path) -> Mapping[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -129,7 +168,8 @@ def _of_data_class(name: str) -> str | None:
         return f"the data class {name!r} can't be imported: {type(error.value).__name__}: {error.value}; mend it, or {_DATA_CLASS}"
     if found is None:
         return f"unknown data class {name!r}: {_DATA_CLASS}"
-    if not (isinstance(found, type) and issubclass(found, LightningDataModule)):
+    bases = {base.__name__ for base in getattr(found, "__mro__", ())}  # by name: there are two packages of Lightning
+    if LightningDataModule.__name__ not in bases:
         return f"the data class {name!r} is no LightningDataModule: {_DATA_CLASS}"
     return None
 

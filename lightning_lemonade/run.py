@@ -53,6 +53,12 @@ class Run:
         measures = {o.key: o.checked for o in settings.objectives if isinstance(o, SpecObjective)}
         limits = Limits({key: span for key, span in limits.ranges.items() if key in measures})
         self.starts, dropped = legal_starts(settings.space.initial(sample_shape, max(outputs.values())), measures, limits)
+        for spec in self.starts:
+            if spec.output_shape[0] != max(outputs.values()):
+                raise ConfigurationError(
+                    f"{type(settings.space).__name__}.initial gave a network of {spec.output_shape[0]} outputs instead of "
+                    f"{max(outputs.values())}: make it with the num_outputs that it gets, or give the data module another num_outputs"
+                )
         for reason in dropped:
             warnings.warn(f"a starting network is dropped: {reason}", stacklevel=2)
         records = [ObjectiveRecord(o.key, o.name, o.unit, o.stage) for o in settings.objectives]

@@ -118,6 +118,8 @@ def parse_training(schedule: str, epochs: int | None, initial_epochs: int | None
         raise ConfigurationError(f"schedule must be default or paper, got {schedule!r}")
     if training is not None and schedule != "default":
         raise ConfigurationError(f"schedule={schedule} and training are both given: give one of them")
+    if training is not None and not isinstance(training, Training):
+        raise ConfigurationError(f"training must be Training(...), got {training!r}")
     chosen = training or presets[schedule]
     return replace(
         chosen,

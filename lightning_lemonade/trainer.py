@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_lemonade.batches import BatchFormat
+from lightning_lemonade.batches import BatchFormat, check_format
 from lightning_lemonade.callback import SearchCallback
 from lightning_lemonade.errors import ConfigurationError, DataError
 from lightning_lemonade.evaluation import Evaluator, TaskData, seeded
@@ -143,6 +143,7 @@ class LemonadeTrainer:
             trainer_arguments=trainer_kwargs,
         )
         self.module: ModuleFactory = module or LemonadeModule
+        check_format(batch_format)
         self.batch_format = getattr(self.module, "batch_format", None) if batch_format is None else batch_format
         self.training_callbacks = [_factory(callback) for callback in callbacks if not isinstance(callback, SearchCallback)]
         _check_trainer_arguments(trainer_kwargs)
@@ -166,7 +167,7 @@ class LemonadeTrainer:
         modules = dict(datamodule) if isinstance(datamodule, Mapping) else {"": datamodule}
         for task, one in modules.items():
             _check_datamodule(one)
-            if isinstance(datamodule, Mapping) and not TASK_NAME.fullmatch(str(task)):
+            if isinstance(datamodule, Mapping) and not (isinstance(task, str) and TASK_NAME.fullmatch(task)):
                 raise ConfigurationError(f"a task can't be called {task!r}: use letters, digits, '-', '_' and '.'")
         if not modules:
             raise DataError("search needs a data module, got an empty mapping")
@@ -188,7 +189,7 @@ class LemonadeTrainer:
                     ranks.prepare(datamodule.prepare_data, per_node=datamodule.prepare_data_per_node)
                     # a split that draws from the global generators is the same on every rank and in every run
                     with seeded(derived_seed(settings.seed, "data")):
-                        tasks[task] = TaskData(datamodule, self.batch_format, classifies=self.module is LemonadeModule)
+                        tasks[task] = TaskData(datamodule, self.batch_format, classifies=_classifies(self.module))
                         _ = tasks[task].shapes  # what is wrong with the data is said first
                         calibration[task] = tasks[task].calibration(settings.calibration_size, settings.seed)
             small = max(batch[0].numel() for batch in calibration.values()) <= ONE_THREAD
@@ -231,6 +232,13 @@ def _objectives(objectives: Sequence[str | Objective] | str | None, metric: str 
         return resolve([own, "params", "macs"])
     others = objectives.split(",") if isinstance(objectives, str) else list(objectives)
     return resolve([own if given == metric else given for given in ([] if metric in others else [metric]) + others])
+
+
+def _classifies(module: ModuleFactory) -> bool:
+    """Returns whether a module certainly is the classifier that `LemonadeModule` is, to whose targets much can be said."""
+    return isinstance(module, type) and all(
+        getattr(module, name) is getattr(LemonadeModule, name) for name in ("loss", "metrics", "training_step", "validation_step")
+    )
 
 
 def _check_datamodule(datamodule: object) -> None:

@@ -149,7 +149,7 @@ def test_search_reads_its_own_printed_configuration(calls: list[Any], tmp_path: 
         (["search", "--limits", "3"], "limits can't be '3': give a mapping, for instance '{params: 2e6}'\n"),
         (["search", "--epochs"], "expected one argument"),
         (["search", "--wandb", "perhaps"], "perhaps"),
-        (["search", "--data", "DigitsDataModule", "--tasks", "{a: DigitsDataModule}"], "give one of both"),
+        (["search", "--data.seed", "3", "--tasks", "{a: DigitsDataModule}"], "give one of both"),
         (["show", "no/such/run"], "no/such/run"),
         (["show", "."], "run directory"),
         (["show"], "run"),

@@ -2,10 +2,11 @@
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from lightning_lemonade import cli
+from lightning_lemonade import cli, parsing
 
 OWN_DATA = """
 import pytorch_lightning as pl
@@ -94,3 +95,17 @@ def test_limits_that_cant_be_used_are_named(limits: str, capsys: pytest.CaptureF
     captured = capsys.readouterr()
     assert captured.err.startswith("error: limit of params: give one number or two, for instance 2e6 or [1e4, 2e6], got ")
     assert captured.err.count("\n") == 1
+
+
+def test_data_modules_of_the_other_package_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = pytest.importorskip("lightning.pytorch").LightningDataModule
+    (tmp_path / "others_data.py").write_text("import lightning.pytorch as L\n\nclass Other(L.LightningDataModule):\n    pass\n")
+    (tmp_path / "two.yaml").write_text("tasks: {a: others_data.Other, b: {class_path: DigitsDataModule}}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    data, none = parsing.named_data_classes(["search", "--data", "others_data.Other"])
+    assert (data, none) == (["others_data.Other"], [])
+    assert parsing.data_module_base(data) is base
+    assert parsing.data_module_base([]) is parsing.data_module_base(["DigitsDataModule"]) is not base
+    data, tasks = parsing.named_data_classes(["search", f"--config={tmp_path / 'two.yaml'}"])
+    assert (data, tasks) == ([], ["others_data.Other", "DigitsDataModule"])
+    assert base in get_args(parsing.data_module_base(tasks))

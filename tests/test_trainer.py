@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import subprocess
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from torchmetrics import MeanSquaredError
 
-from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback, load
+from lightning_lemonade import GraphSpec, LemonadeModule, LemonadeTrainer, SearchCallback, load
 from lightning_lemonade.callbacks import WandbPopulationLogger
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError, LemonadeError, ObjectiveError, SearchError
@@ -17,6 +19,7 @@ from lightning_lemonade.history import History
 from lightning_lemonade.module import Training
 from lightning_lemonade.objectives import SpecObjective, TrainedObjective
 from lightning_lemonade.run import new_directory
+from lightning_lemonade.spaces import ConvNetSpace
 
 SMALL = {"max_generations": 2, "proposals": 8, "accepted": 3, "epochs": 1, "initial_epochs": 2, "accelerator": "cpu"}
 
@@ -521,8 +524,17 @@ def test_a_confusion_matrix_counts_every_sample_once(two_tasks):
     assert 1 - right == pytest.approx(candidate.test_error, abs=1e-6)
     fewer = candidate.of_task("fewer").confusion_matrix(Fewer(), "val")
     assert fewer.shape == (7, 7)
-    with pytest.raises(DataError, match="7 classes, the network is made for"):
-        candidate.confusion_matrix(Fewer())
+    with pytest.raises(DataError, match="numbers from 0 to 9, but the network tells the classes 0 to 6"):
+        candidate.of_task("fewer").confusion_matrix(DigitsDataModule())
+
+
+def test_what_is_exported_of_a_task_is_its_own_network(two_tasks, tmp_path):
+    fewer = next(iter(two_tasks)).of_task("fewer")
+    fewer.export(tmp_path / "fewer")
+    facts = json.loads((tmp_path / "fewer" / "candidate.json").read_text())
+    spec = GraphSpec.from_json((tmp_path / "fewer" / "spec.json").read_text())
+    assert (facts["hash"], facts["parameters"], facts["multiply_adds"]) == (spec.structural_hash, spec.parameter_count, spec.macs)
+    assert facts["hash"] != fewer.record.hash
 
 
 class Larger(DigitsDataModule):
@@ -542,6 +554,7 @@ class Unlabelled(DigitsDataModule):
         ({"a": DigitsDataModule(), "b": Larger()}, DataError, "a: 1x8x8, b: 1x10x10"),
         ({"a": DigitsDataModule(), "b": Unlabelled()}, DataError, "task b: .*batch_format"),
         ({"a/b": DigitsDataModule()}, ConfigurationError, "a/b"),
+        ({1: DigitsDataModule()}, ConfigurationError, "called 1"),
         ({"a": DigitsDataModule}, DataError, "the class DigitsDataModule"),
     ],
 )
@@ -566,6 +579,34 @@ def test_metric_and_objectives_go_together():
 def test_a_metric_that_no_module_logs_ends_the_search_in_one_line(tmp_path):
     with pytest.raises(ConfigurationError, match="no val_f1 in validation, but val_error, val_top5_error"):
         LemonadeTrainer(run_dir=tmp_path / "run", metric="val_f1", mode="max", **SMALL).search(DigitsDataModule())
+
+
+def test_one_value_as_the_target_is_learnt(tmp_path):
+    class Values(DigitsDataModule):
+        num_classes = None
+
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return batch[0], batch[1].float() / 9
+
+    class Regressor(LemonadeModule):
+        def loss(self, output, target):
+            return torch.nn.functional.mse_loss(output, target)
+
+        def metrics(self):
+            return {"mse": MeanSquaredError()}
+
+    small = SMALL | {"initial_epochs": 6}
+    front = LemonadeTrainer(run_dir=tmp_path / "run", module=Regressor, metric="val_mse", **small).search(Values())
+    assert front.best("val_mse").objectives["val_mse"] < 0.06  # the variance of the targets is 0.1
+
+
+def test_a_space_whose_networks_have_other_outputs_is_told(tmp_path):
+    class Twelve(ConvNetSpace):
+        def initial(self, sample_shape, num_outputs):
+            return super().initial(sample_shape, 12)
+
+    with pytest.raises(ConfigurationError, match=r"Twelve\.initial gave a network of 12 outputs instead of 10"):
+        LemonadeTrainer(run_dir=tmp_path / "run", space=Twelve(), **SMALL).search(DigitsDataModule())
 
 
 def test_values_as_targets_need_a_module_of_their_own(tmp_path):

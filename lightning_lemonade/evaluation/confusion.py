@@ -4,56 +4,66 @@ from typing import Any, Literal
 
 import pandas as pd
 import pytorch_lightning as pl
+from torch import fx
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from lightning_lemonade.batches import BatchFormat, unpack
 from lightning_lemonade.errors import DataError
 from lightning_lemonade.evaluation.data import LEAN, TaskData, overrides
 from lightning_lemonade.evaluation.scopes import quiet
-from lightning_lemonade.module import LemonadeModule
+from lightning_lemonade.graph import spec_of
 
 
 def confusion_matrix(
-    module: LemonadeModule, datamodule: pl.LightningDataModule, split: Literal["val", "test"], names: list[str] | None
+    network: fx.GraphModule,
+    datamodule: pl.LightningDataModule,
+    split: Literal["val", "test"],
+    names: list[str] | None,
+    batch_format: BatchFormat,
 ) -> pd.DataFrame:
     """Returns counts of a classifier's answers: (classes, classes), a row for each true class.
 
     Args:
-        module: the classifier; it keeps its weights and its mode.
+        network: made by `build`; it keeps its weights and its mode.
         datamodule: yields samples and classes.
         split: whose samples are counted.
         names: of the classes, by default their numbers.
+        batch_format: where a batch holds samples and targets.
 
     Raises:
-        DataError: if the data module has no such split, or its samples don't fit the network.
+        DataError: if the data module has no such split, or its samples or targets don't fit the network.
     """
     if split not in ("val", "test") or not overrides(datamodule, f"{split}_dataloader"):
         raise DataError(f"{type(datamodule).__name__} has no {split}_dataloader: give split='val' or 'test', whichever it has")
     datamodule.prepare_data()
-    data = TaskData(datamodule, module.batch_format)
-    data.evaluated_split = split
-    classes = module.spec.output_shape[0]
-    shape, outputs = data.shapes
-    if (shape, outputs) != (module.spec.input_shape, classes):
-        raise DataError(
-            f"{type(datamodule).__name__} has samples of shape {shape} and {outputs} classes, the network is made for "
-            f"{module.spec.input_shape} and {classes}: give the data module that it was trained with"
-        )
-    answers = _Answers(module, classes)
-    with quiet():
-        pl.Trainer(**LEAN, devices=1).validate(answers, datamodule=data, verbose=False)
-    counts = answers.matrix.compute().cpu().numpy()
-    labels = names or [str(number) for number in range(classes)]
-    return pd.DataFrame(counts, index=pd.Index(labels, name="true"), columns=pd.Index(labels, name="answer"))
+    data = TaskData(datamodule, batch_format)
+    answers = _Answers(network, batch_format)
+    try:
+        data.evaluated_split = split
+        with quiet():
+            pl.Trainer(**LEAN, devices=1).validate(answers, datamodule=data, verbose=False)
+    finally:
+        data.close()
+    labels = names or [str(number) for number in range(answers.classes)]
+    return pd.DataFrame(
+        answers.matrix.compute().cpu().numpy(), index=pd.Index(labels, name="true"), columns=pd.Index(labels, name="answer")
+    )
 
 
 class _Answers(pl.LightningModule):
-    """Compares a module's answers with the targets."""
+    """Compares a network's answers with the targets."""
 
-    def __init__(self, module: LemonadeModule, classes: int) -> None:
+    def __init__(self, network: fx.GraphModule, batch_format: BatchFormat) -> None:
         super().__init__()
-        self.module = module
-        self.matrix = MulticlassConfusionMatrix(num_classes=classes)
+        self.network, self.batch_format, self.spec = network, batch_format, spec_of(network)
+        self.classes = self.spec.output_shape[0]
+        self.matrix = MulticlassConfusionMatrix(num_classes=max(2, self.classes))
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401 (Lightning's signature)
-        x, y = self.module.unpack(batch)
-        self.matrix.update(self.module(x), y)
+        x, y = unpack(batch, self.batch_format)
+        if tuple(x.shape[1:]) != self.spec.input_shape:
+            raise DataError(f"a sample has the shape {tuple(x.shape[1:])}, the network takes {self.spec.input_shape}: give its own data")
+        if y.is_floating_point() or int(y.min()) < 0 or int(y.max()) >= self.classes:
+            shown = "real numbers" if y.is_floating_point() else f"numbers from {int(y.min())} to {int(y.max())}"
+            raise DataError(f"targets are {shown}, but the network tells the classes 0 to {self.classes - 1}: give its own data")
+        self.matrix.update(self.network(x), y)

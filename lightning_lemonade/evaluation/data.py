@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -53,6 +54,7 @@ class TaskData(pl.LightningDataModule):
         """Lets the user's data module tear down what it has set up; at the end of a search."""
         for stage in self._stages:
             self.inner.teardown(stage)
+        self.trainer = None
 
     def train_dataloader(self) -> Any:  # noqa: ANN401 (Lightning's signature)
         """Returns a new training loader."""
@@ -85,16 +87,25 @@ class TaskData(pl.LightningDataModule):
         """Delegates."""
         self.inner.on_exception(exception)
 
-    @property
+    @cached_property
     def has_test(self) -> bool:
-        """Whether the user's data module has a test loader of its own."""
-        return overrides(self.inner, "test_dataloader")
+        """Whether the user's data module has a test loader: one of its own, that isn't refused or empty."""
+        if not overrides(self.inner, "test_dataloader"):
+            return False
+        try:
+            self.evaluated_split = "test"
+            loader = self.val_dataloader()
+        except (NotImplementedError, MisconfigurationException):  # how base classes of others say that there is none
+            return False
+        finally:
+            self.evaluated_split = "val"
+        return loader is not None and not (isinstance(loader, list | tuple) and not loader)
 
     @property
     def class_names(self) -> list[str] | None:
         """The classes' names, where the data module has as many as there are outputs."""
         names = getattr(self.inner, "class_names", None)
-        return [str(name) for name in names] if names is not None and len(names) == self.outputs else None
+        return [str(name) for name in names] if isinstance(names, list | tuple) and len(names) == self.outputs else None
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -126,6 +137,7 @@ class TaskData(pl.LightningDataModule):
             return self._shapes()
 
     def _shapes(self) -> tuple[tuple[int, ...], int]:
+        _refuse_stream(self.train_dataloader())
         first = self._look(self.train_dataloader(), limit_val_batches=1)
         held = self._look(self.val_dataloader(), limit_val_batches=1)
         for split, seen in (("train", first), ("val", held)):
@@ -141,7 +153,8 @@ class TaskData(pl.LightningDataModule):
                 f"targets must be class numbers of shape (batch,), got {y.dtype} of shape {tuple(y.shape)}: for other targets give "
                 f"module=, a LemonadeModule with your own loss"
             )
-        return tuple(x.shape[1:]), self._values(y) if y.is_floating_point() else self._classes(first, held)
+        values = y.is_floating_point() or y.ndim == 2  # several labels for each sample may be whole numbers
+        return tuple(x.shape[1:]), self._values(y) if values else self._classes(first, held)
 
     def _said(self) -> int | None:
         """Returns the number of outputs that the data module says.
@@ -192,12 +205,7 @@ class TaskData(pl.LightningDataModule):
             DataError: if the training loader is no DataLoader, its data can't be indexed, or samples and targets aren't found in a batch.
         """
         loader = self.train_dataloader()
-        if not isinstance(loader, DataLoader):
-            raise DataError(f"train_dataloader must return a torch DataLoader, got {type(loader).__name__}")
-        if isinstance(loader.dataset, IterableDataset):
-            raise DataError(
-                "the training data is an IterableDataset, from which no fixed calibration batch can be drawn: give a map-style one"
-            )
+        _refuse_stream(loader)
         total = len(loader.dataset)  # type: ignore[arg-type]
         if total < 2:
             raise DataError(f"a search needs at least two training samples, got {total}")
@@ -242,6 +250,16 @@ class _Collector(pl.LightningModule):
 
     def flat_targets(self) -> Tensor:
         return torch.cat([target.flatten() for target in self.targets])
+
+
+def _refuse_stream(loader: object) -> None:
+    """Raises DataError unless samples can be drawn from a loader's data set by their numbers."""
+    if not isinstance(loader, DataLoader):
+        raise DataError(f"train_dataloader must return a torch DataLoader, got {type(loader).__name__}")
+    if isinstance(loader.dataset, IterableDataset):
+        raise DataError("the training data is an IterableDataset, from which no fixed calibration batch can be drawn: give a map-style one")
+    if loader.batch_size is None and loader.batch_sampler is None:
+        raise DataError("the training loader has batch_size=None: give it a batch size, so that single samples can be drawn, too")
 
 
 def overrides(datamodule: object, method: str) -> bool:

@@ -92,6 +92,7 @@ class Evaluator:
     ) -> None:
         self.tasks, self.calibration, self.objectives, self.training = tasks, calibration, objectives, training
         self.factory, self.seed, self.trainer_arguments, self.callbacks = factory, seed, dict(trainer_arguments), callbacks
+        self._tried: set[str] = set()
 
     def evaluate(self, request: EvaluationRequest) -> Evaluation:
         """Evaluates a child. What its training raises becomes a failure with a kind and a text; its cost up to there is kept."""
@@ -128,9 +129,8 @@ class Evaluator:
                 else:
                     load_state(module.network, self._inherited(request, request.parent, task))
                 if module.spec == child.spec:  # the widest outputs of any task are the ones that count
-                    for objective in self.objectives:
-                        if isinstance(objective, SpecObjective):
-                            values[objective.key] = Measurement(objective.of_network(module.network, child.spec))
+                    values |= self._architecture(module, child.spec)
+            self._try(task, module)
             start = None
             if request.parent is not None:
                 with timed(seconds, "validate"):
@@ -169,6 +169,18 @@ class Evaluator:
                     errors[task] = self._quality(task, self.metrics(module, data, "test"))
         return errors
 
+    def _architecture(self, module: LemonadeModule, spec: GraphSpec) -> dict[str, Measurement]:
+        """Returns the objectives of the architecture, as they are recorded."""
+        spec_objectives = [objective for objective in self.objectives if isinstance(objective, SpecObjective)]
+        return {objective.key: Measurement(objective.of_network(module.network, spec)) for objective in spec_objectives}
+
+    def _try(self, task: str, module: LemonadeModule) -> None:
+        """Validates the first module of a task once, so that a metric that isn't logged is told before a training, not after it."""
+        if task not in self._tried:
+            with seeded(0):
+                self._quality(task, self.metrics(module, self.tasks[task]))
+            self._tried.add(task)
+
     def _module(self, spec: GraphSpec, data: TaskData) -> LemonadeModule:
         """Returns a new module of an architecture for a task."""
         module = self.factory(with_outputs(spec, data.outputs), self.training)
@@ -182,8 +194,8 @@ class Evaluator:
 
     def _quality(self, task: str, metrics: Mapping[str, float]) -> float:
         """Returns a task's first trained objective; its error where it has none."""
-        objectives = self._trained(task)
-        return (objectives[0] if objectives else Error()).of_metrics(metrics)
+        values = [objective.of_metrics(metrics) for objective in self._trained(task)]
+        return values[0] if values else Error().of_metrics(metrics)
 
     def _inherited(self, request: EvaluationRequest, spec: GraphSpec, task: str) -> State:
         """Returns the child's weights before training: the parent's, through each mutation in turn."""

@@ -13,6 +13,13 @@ import torch
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 _LIGHTNING_SEED = "PL_GLOBAL_SEED"
+_LOGGERS = (
+    "pytorch_lightning",
+    "lightning",
+    "lightning.pytorch",
+    "lightning_fabric",
+    "lightning.fabric",
+)  # the packages share one, once both are there
 
 
 @contextmanager
@@ -28,16 +35,18 @@ def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps Lightning's lines about devices, tips and few batches, which it would repeat for every child, off the terminal."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=PossibleUserWarning)
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextmanager

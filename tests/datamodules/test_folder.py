@@ -14,6 +14,8 @@ from PIL import Image
 from lightning_lemonade.datamodules import ImageFolderDataModule
 from lightning_lemonade.errors import ConfigurationError, DataError
 
+BAD_SHARE = {"test_fraction": 2.0}
+
 
 def sizes(datamodule):
     datamodule.setup()
@@ -164,7 +166,10 @@ def test_a_folder_that_is_not_there(tmp_path):
         ImageFolderDataModule(tmp_path / "none").setup()
 
 
-@pytest.mark.parametrize("arguments", [{"image_size": 0}, {"image_size": (8, -1)}, {"channels": 4}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"image_size": 0}, {"image_size": (8, -1)}, {"channels": 4}, {"image_size": (1, 2, 3)}, {"test_fraction": 2.0}, {"image_size": 1.5}],
+)
 def test_arguments_out_of_range(tmp_path, arguments):
     with pytest.raises(ConfigurationError, match=next(iter(arguments))):
         ImageFolderDataModule(tmp_path, **arguments)
@@ -184,3 +189,63 @@ def test_the_real_parquet_files(folder, label, classes, counts):
     assert torch.bincount(datamodule._datasets["validation"].y).tolist() == [found[1] // classes] * classes
     x, _ = next(iter(datamodule.val_dataloader()))
     assert abs(float(x.mean())) < 0.1
+
+
+@pytest.mark.parametrize("size", [(10, 40), (40, 10), (24, 12), (6, 6)])
+def test_scaled_images_cover_the_size_in_both_directions(tmp_path, size):
+    write_folders(tmp_path, [("", 30)], size=(20, 40))
+    datamodule = ImageFolderDataModule(tmp_path, image_size=size)
+    datamodule.setup()
+    images = datamodule._datasets["train"].x[datamodule._datasets["train"].y == 1].float()
+    assert tuple(images.shape[2:]) == size
+    for border in (images[..., 0, :], images[..., -1, :], images[..., :, 0], images[..., :, -1]):
+        assert 60 < float(border.mean()) < 120  # what the second class has everywhere
+
+
+def only(root, make):
+    for name in ("a", "b"):
+        for number in range(10):
+            (root / name).mkdir(exist_ok=True)
+            make(root / name / f"{number}.png")
+    datamodule = ImageFolderDataModule(root, channels=1)
+    datamodule.setup()
+    return datamodule._datasets["train"].x
+
+
+def test_sixteen_bits_are_scaled(tmp_path):
+    values = (np.arange(12 * 10, dtype=np.uint16).reshape(12, 10) * 500).astype(np.uint16)
+    read = only(tmp_path, lambda path: Image.fromarray(values).save(path))
+    assert torch.equal(read[0, 0], torch.from_numpy((values // 257).astype(np.uint8)))
+
+
+def test_real_numbers_are_refused(tmp_path):
+    with pytest.raises(DataError, match="real numbers, whose range nothing tells"):
+        only(tmp_path, lambda path: Image.fromarray(np.random.rand(12, 10).astype(np.float32)).save(path.with_suffix(".tif")))
+
+
+def test_images_are_turned_as_their_data_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.new("L", (20, 12))
+    picture.paste(255, (0, 0, 20, 6))
+    assert tuple(only(tmp_path, lambda path: picture.save(path, exif=exif)).shape[2:]) == (20, 12)
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "testing")])
+def test_folders_of_splits_are_known_in_other_spellings(tmp_path, names):
+    write_folders(tmp_path, [(names[0], 60), (names[1], 30)])
+    datamodule = ImageFolderDataModule(tmp_path)
+    assert sizes(datamodule)[2] == 30
+    assert datamodule.class_names == CLASSES
+
+
+def test_splits_without_a_train_folder_are_no_classes(tmp_path):
+    write_folders(tmp_path, [("val", 30), ("test", 30)])
+    with pytest.raises(DataError, match="none that is called train"):
+        ImageFolderDataModule(tmp_path).setup()
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    write_folders(tmp_path, [("", 60)])
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    assert sizes(ImageFolderDataModule(tmp_path)) is not None

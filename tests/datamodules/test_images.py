@@ -132,3 +132,9 @@ def test_too_small_a_subset_is_told_in_one_line(root):
     datamodule = MNISTDataModule(root, download=False, limit=5)
     with pytest.raises(DataError, match="can't be split into 1 and 4 with every class in both"):
         datamodule.setup()
+
+
+def test_a_limit_that_leaves_out_a_few_needs_no_class_among_them(root):
+    datamodule = MNISTDataModule(root, download=False, limit=299)
+    datamodule.setup()
+    assert len(datamodule._datasets["train"]) + len(datamodule._datasets["validation"]) == 299

@@ -334,3 +334,25 @@ def test_the_outputs_of_other_tasks_than_classification_come_from_the_targets(ta
     inner.num_outputs = "7"
     with pytest.raises(DataError, match="num_outputs of Custom"):
         _ = TaskData(inner, classifies=False).outputs
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        while True:
+            yield torch.rand(1, 8, 8), 1
+
+
+def test_an_endless_stream_is_refused_before_its_labels_are_counted():
+    with pytest.raises(DataError, match="IterableDataset"):
+        _ = TaskData(Custom(Endless())).shapes
+
+
+def test_several_labels_may_be_whole_numbers():
+    inner = Custom(TensorDataset(torch.rand(6, 1, 8, 8), torch.randint(2, (6, 4))))
+    assert TaskData(inner, classifies=False).outputs == 4
+
+
+@pytest.mark.parametrize("test", [lambda self: None, lambda self: [], lambda self: (_ for _ in ()).throw(NotImplementedError)])
+def test_a_test_loader_that_is_none_counts_as_none(test):
+    inner = type("Inherited", (Custom,), {"test_dataloader": test})(labelled([0, 1, 2]).dataset)
+    assert not TaskData(inner).has_test
