@@ -134,7 +134,7 @@ class ImageFolderDataModule(ImageDataModule):
         test_fraction: float = 0.1,
         **arguments: Any,  # noqa: ANN401 (ImageDataModule's)
     ) -> None:
-        sides = (image_size,) * 2 if not isinstance(image_size, tuple | list) else tuple(image_size)
+        sides: tuple[Any, ...] = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
         if len(sides) != 2:
             raise ConfigurationError(f"image_size={image_size!r} can't be used: give height and width, or one number for both.")
         for side in sides if image_size is not None else ():
@@ -237,7 +237,7 @@ def _read_parquet(files: Sequence[Path], image: str | None, label: str | None) -
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{files[0].parent} holds no parquet files that can be read together: {_short(error)}") from error
     column = table.column(image)
-    images = [item.get("bytes") if isinstance(item, dict) else item for item in column.to_pylist()]
+    images: list[Any] = [item.get("bytes") if isinstance(item, dict) else item for item in column.to_pylist()]
     if not images:
         raise DataError(f"{files[0]} holds no rows: give files with images")
     if not all(isinstance(item, bytes) for item in images):

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -108,10 +109,11 @@ def _prepare_search(parser: Parser, args: Sequence[str]) -> None:
     added = parser.add_class_arguments(LemonadeTrainer, skip=set(_NOT_FLAGS | (reserved - own)), instantiate=False)
     parser.add_class_arguments(pl.Trainer, skip=reserved | own | set(added), instantiate=False)
     data, tasks = (data_module_base(names) for names in named_data_classes(args))
+    tasks = types.GenericAlias(dict, (str, tasks)) | None
     help_text = "the data module: a class's name or path, and --data.NAME VALUE for its arguments"
     parser.add_argument("--data", type=data, default={"class_path": _DEFAULT_DATA}, help=help_text)
     tasks_help = "several data modules by name, in a configuration file: architectures are searched for all of them; instead of --data"
-    parser.add_argument("--tasks", type=dict[str, tasks] | None, default=None, help=tasks_help)
+    parser.add_argument("--tasks", type=tasks, default=None, help=tasks_help)
     parser.add_argument("--wandb", choices=["offline", "online", "disabled"], help="log the population to Weights & Biases")
 
 

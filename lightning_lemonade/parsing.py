@@ -71,7 +71,8 @@ def refuse_reserved(names: Iterable[str], reserved: Mapping[str, str]) -> None:
 
 def named_data_classes(args: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns the classes that arguments, and configuration files among them, name as the data module and as those of tasks."""
-    data, tasks = [], []
+    data: list[str] = []
+    tasks: list[str] = []
     for flag, following in zip(args, [*args[1:], ""], strict=True):
         name, joined, behind = flag.partition("=")
         value = behind if joined else following

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -206,7 +206,7 @@ class TaskData(pl.LightningDataModule):
         """
         loader = self.train_dataloader()
         _refuse_stream(loader)
-        total = len(loader.dataset)  # type: ignore[arg-type]
+        total = len(loader.dataset)
         if total < 2:
             raise DataError(f"a search needs at least two training samples, got {total}")
         order = derived_rng(seed, "calibration").permutation(total)[:size]
