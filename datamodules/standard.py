@@ -38,7 +38,7 @@ class TorchvisionDataModule(ImageDataModule):
         Raises:
             DataError: if the files are missing and can't be had.
         """
-        for train in (True, False):
+        for train in (True, False) if not self._datasets else ():  # torchvision reads and checks all files each time
             self._open(train, download=self.download)
 
     def sources(self) -> dict[str, Source]:

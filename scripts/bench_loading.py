@@ -29,7 +29,7 @@ from lightning_lemonade import LemonadeModule
 from lightning_lemonade.datamodules import CIFAR10DataModule, ImageDataModule
 from lightning_lemonade.datamodules.dataset import Normalise
 from lightning_lemonade.datamodules.images import ArraySource
-from lightning_lemonade.evaluation.data import LEAN
+from lightning_lemonade.evaluation.data import LEAN, TaskData
 from lightning_lemonade.evaluation.scopes import quiet
 from lightning_lemonade.module import Training
 from lightning_lemonade.spaces import strided_net
@@ -102,7 +102,8 @@ def epoch(datamodule: pl.LightningDataModule | None, loader: DataLoader[Any] | N
     with quiet():
         trainer = pl.Trainer(**LEAN, max_epochs=1, limit_val_batches=0, accelerator=accelerator, devices=1)
         began = time.perf_counter()
-        trainer.fit(module, **({"datamodule": datamodule} if loader is None else {"train_dataloaders": loader}))
+        data = {"train_dataloaders": loader} if datamodule is None else {"datamodule": TaskData(datamodule)}  # as a search has it
+        trainer.fit(module, **data)
     if accelerator == "gpu":
         torch.cuda.synchronize()
     seen = len((loader or datamodule.train_dataloader()).dataset)  # type: ignore[union-attr, arg-type]

@@ -244,9 +244,10 @@ def check_learning(mutations: Sequence[Mutation], spec: GraphSpec, seed: int) ->
     """`learns`: after k mutations, every new unit has a gradient by backward pass k + 1.
 
     Units are the filters and the input channels of every tensor that is new or has grown. Not counted are those that get no gradient with
-    random weights, either (a bias before a batch norm, or what only ever sees padding), gates without any effect on the data (of an
-    activation that only sees values that it leaves as they are), and parents that have silent units themselves. In a tiny network a unit
-    may fall silent by chance; so it is only a failure if units of one tensor are silent for several parents.
+    random weights, either (a bias before a batch norm, or what only ever sees padding), a linear layer's weights of what is always zero,
+    gates without any effect on the data (of an activation that only sees values that it leaves as they are), and parents that have silent
+    units themselves. In a tiny network a unit may fall silent by chance; so it is only a failure if units of one tensor are silent for
+    several parents.
 
     Args:
         mutations: made one after the other.
@@ -291,7 +292,7 @@ def _silent_after(mutations: Sequence[Mutation], specs: Sequence[GraphSpec], see
     grown = {name for name, gradient in found.items() if name not in state or state[name].numel() < gradient.numel()}
     silent = [unit for unit in silent_units(found) if unit[0] in grown]
     if silent:
-        structural = _structural(specs[-1], x)
+        structural = _structural(specs[-1], x) | _always_zero(specs[-1], weights, x)
         silent = [unit for unit in silent if unit not in structural and not _is_idle_gate(specs[-1], weights, unit[0], x)]
     texts: dict[str, list[str]] = {}
     for name, kind, index in silent:
@@ -305,6 +306,29 @@ def _is_idle_gate(spec: GraphSpec, weights: State, name: str, x: Tensor) -> bool
         return False
     without = weights | {name: torch.zeros_like(weights[name])}
     return relative_difference(outputs(spec, weights, x, train=True), outputs(spec, without, x, train=True)) < NOISE
+
+
+def _always_zero(spec: GraphSpec, weights: State, x: Tensor) -> set[tuple[str, str, int]]:
+    """Returns the columns of linear layers whose input is zero for every sample.
+
+    They are positions before a Flatten at which a ReLU is off, as it may be by chance where a filter only sees padding. A filter that is
+    silent everywhere is found as a row.
+    """
+    network, found = network_with(spec, weights).train(), set[tuple[str, str, int]]()
+
+    def look(name: str) -> Any:  # noqa: ANN401 (torch's type of a hook)
+        def hook(module: object, inputs: tuple[Tensor], output: object) -> None:
+            zero = (inputs[0] == 0).all(0).nonzero().flatten().tolist()
+            found.update((f"{name}.weight", "column", int(column)) for column in zero)
+
+        return hook
+
+    for node in spec.nodes:
+        if isinstance(node.op, Linear):
+            network.get_submodule(node.id).register_forward_hook(look(node.id))
+    with torch.no_grad():
+        network(x)
+    return found
 
 
 def _structural(spec: GraphSpec, x: Tensor) -> set[tuple[str, str, int]]:
