@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_lemonade.errors import ConfigurationError, LemonadeError
-from lightning_lemonade.parsing import ConfigFile, Parser, data_module_base, named_data_classes, refuse_reserved
+from lightning_lemonade.parsing import ConfigFile, Parser, data_module_base, first_cause, named_data_classes, refuse_reserved
 
 if TYPE_CHECKING:  # at run time, what imports torch or scikit-learn is imported inside `main`, which answers Ctrl-C
     from lightning_lemonade.callback import SearchInfo
@@ -88,7 +88,9 @@ def _instantiated(parser: Parser, settings: Namespace) -> Namespace:
     except LemonadeError:
         raise
     except Exception as error:  # whatever a user's class raises
-        raise ConfigurationError(f"the data module can't be made: {type(error).__name__}: {error}") from error
+        if "Training" in str(error).partition("Errors:")[0]:  # whose checks jsonargparse wraps
+            raise ConfigurationError(f"training can't be used: {first_cause(str(error))}") from error
+        raise ConfigurationError(f"the data module can't be made: {type(error).__name__}: {first_cause(str(error))}") from error
 
 
 def _prepare_search(parser: Parser, args: Sequence[str]) -> None:
@@ -108,10 +110,12 @@ def _prepare_search(parser: Parser, args: Sequence[str]) -> None:
     parser.add_argument("--config", action=ConfigFile, help="YAML file of these arguments")
     added = parser.add_class_arguments(LemonadeTrainer, skip=set(_NOT_FLAGS | (reserved - own)), instantiate=False)
     parser.add_class_arguments(pl.Trainer, skip=reserved | own | set(added), instantiate=False)
-    data, tasks = (data_module_base(names) for names in named_data_classes(args))
+    named, _ = found = named_data_classes(args)
+    data, tasks = (data_module_base(names) for names in found)
+    default = _DEFAULT_DATA if data is pl.LightningDataModule else named[0]  # a default must be of the type
     tasks = types.GenericAlias(dict, (str, tasks)) | None
     help_text = "the data module: a class's name or path, and --data.NAME VALUE for its arguments"
-    parser.add_argument("--data", type=data, default={"class_path": _DEFAULT_DATA}, help=help_text)
+    parser.add_argument("--data", type=data, default={"class_path": default}, help=help_text)
     tasks_help = "several data modules by name, in a configuration file: architectures are searched for all of them; instead of --data"
     parser.add_argument("--tasks", type=tasks, default=None, help=tasks_help)
     parser.add_argument("--wandb", choices=["offline", "online", "disabled"], help="log the population to Weights & Biases")

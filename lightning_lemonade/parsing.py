@@ -134,6 +134,8 @@ def _plain(message: str, prefix: str = "", advice: str = "see --help") -> str:
         advice: where the arguments are listed.
     """
     key = _match(r'^Parser key "(.+?)":', message)
+    if key == "tasks" and (given := _match(r"(?:import path string:|import path|class_path) (\S+)", message)):
+        return _of_data_class(given.strip("':")) or first_cause(message)
     if key == "data" and not prefix:
         given = _match(r"(?:class_path|import path string:|import path|got value:) (\S+)", message) or ""
         if problem := _of_data_class(given.strip("':")):
@@ -147,6 +149,14 @@ def _plain(message: str, prefix: str = "", advice: str = "see --help") -> str:
     if names := _match(r"arguments are required: (.*)", message):
         return f"{prefix}{names} must be given: {advice}"
     return _of_value(f"{prefix}{key}", message) or message
+
+
+def first_cause(message: str) -> str:
+    """Returns a message in which a list of why none of several types fits gives way to the first reason."""
+    listed = re.search(
+        r"Does not validate against any of the Union subtypes.*?Errors:\s+- (.+?)(?:\n?\s+- Expected a .*|\Z)", message, re.DOTALL
+    )
+    return message[: listed.start()] + listed[1] if listed else message
 
 
 def _of_value(name: str, message: str) -> str | None:

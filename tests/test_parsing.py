@@ -109,3 +109,31 @@ def test_data_modules_of_the_other_package_are_known(tmp_path: Path, monkeypatch
     data, tasks = parsing.named_data_classes(["search", f"--config={tmp_path / 'two.yaml'}"])
     assert (data, tasks) == ([], ["others_data.Other", "DigitsDataModule"])
     assert base in get_args(parsing.data_module_base(tasks))
+
+
+def test_a_search_with_a_data_module_of_the_other_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("lightning.pytorch")
+    (tmp_path / "foreign_data.py").write_text("import lightning.pytorch as L\n\nclass Empty(L.LightningDataModule):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert cli.main(["search", "--data", "foreign_data.Empty"]) == 2
+    assert "Empty has no train_dataloader" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("tasks: {a: Nonsense}", f"unknown data class 'Nonsense': {ADVICE}"),
+        ("tasks: {}", "search needs a data module, got an empty mapping"),
+        ("training: {label_smoothing: 2}", "training can't be used: label_smoothing must be a number of at least 0 and below 1, got 2.0"),
+    ],
+)
+def test_tasks_and_training_that_cant_be_used_are_named(
+    content: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text(content)
+    assert cli.main(["search", "--config", "bad.yaml"]) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
