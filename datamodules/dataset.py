@@ -1,7 +1,9 @@
 """Labelled images in memory, indexed a batch at a time."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,7 +13,15 @@ Sample = tuple[Tensor, Tensor]
 Transform = Callable[[Tensor], Tensor]
 
 
-class ImageDataset(Dataset[Sample]):
+class LabelledImages(Dataset[Sample]):
+    """Labelled images of a known number."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Returns the number of images."""
+
+
+class ImageDataset(LabelledImages):
     """Labelled images in memory.
 
     Args:
@@ -63,9 +73,16 @@ class Normalise:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Returns float32 images (..., C, H, W) of uint8 ones."""
-        scale = torch.tensor([1 / (255 * s) for s in self.std], device=images.device)[:, None, None]
-        shift = torch.tensor([m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)[:, None, None]
+        scale, shift = _constants(self.mean, self.std, images.device)
         return images * scale - shift
+
+
+@lru_cache
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns what images are multiplied with, and what is taken off then, on their device: (C, 1, 1) each."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale[:, None, None], shift[:, None, None]
 
 
 def collate(samples: ImageDataset | Sequence[Sample]) -> Sample:

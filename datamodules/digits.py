@@ -1,20 +1,18 @@
 """Handwritten digits that need no download: scikit-learn's embedded data set."""
 
-import pytorch_lightning as pl
 import torch
 from sklearn.datasets import load_digits
-from torch.utils.data import DataLoader
 
 from lightning_lemonade.datamodules.checks import MAX_SEED, check_integer, check_real
-from lightning_lemonade.datamodules.dataset import ImageDataset, Sample, collate
+from lightning_lemonade.datamodules.dataset import ImageDataset
+from lightning_lemonade.datamodules.loaders import SplitDataModule
 from lightning_lemonade.datamodules.splits import stratified_split
 from lightning_lemonade.errors import ConfigurationError
 
-_EVAL_BATCH_SIZE = 1024  # no gradients are kept there, so a whole split of this size fits anywhere
 _MIN_FRACTION = 0.01  # of the rarest class, 174 images: one image at least
 
 
-class DigitsDataModule(pl.LightningDataModule):
+class DigitsDataModule(SplitDataModule):
     """The 1,797 handwritten digits of scikit-learn: 8x8 grey images, ten classes, nothing to download.
 
     Batches are `(x, y)`: x float32 of shape (N, 1, 8, 8) in [0, 1], y int64 of shape (N,). The splits are stratified: each class has about
@@ -45,6 +43,7 @@ class DigitsDataModule(pl.LightningDataModule):
         ((32, 1, 8, 8), torch.int64)
     """
 
+    eval_batch_size = 1024  # no gradients are kept there, so a whole split of this size fits anywhere
     num_classes: int = 10
     sample_shape: tuple[int, int, int] = (1, 8, 8)
     class_names: tuple[str, ...] = tuple(str(digit) for digit in range(10))
@@ -68,7 +67,6 @@ class DigitsDataModule(pl.LightningDataModule):
         self.validation_fraction = validation_fraction
         self.test_fraction = test_fraction
         self.save_hyperparameters(logger=False)
-        self._splits: dict[str, ImageDataset] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the images and splits them; does nothing the second time.
@@ -76,7 +74,7 @@ class DigitsDataModule(pl.LightningDataModule):
         Args:
             stage: Lightning's; all splits are made for any of them, since they take milliseconds.
         """
-        if self._splits:
+        if self._datasets:
             return
         images, labels = load_digits(return_X_y=True)
         x = torch.from_numpy(images / 16).to(torch.float32).reshape(-1, *self.sample_shape)
@@ -84,40 +82,7 @@ class DigitsDataModule(pl.LightningDataModule):
         fractions = {"validation": self.validation_fraction, "test": self.test_fraction}
         sizes = {name: round(fraction * len(labels)) for name, fraction in fractions.items()}
         indices = stratified_split(labels, sizes, seed=self.seed)
-        self._splits = {name: ImageDataset(x[torch.from_numpy(chosen)], y[torch.from_numpy(chosen)]) for name, chosen in indices.items()}
-
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Returns the training images, shuffled. A last batch of a single image is left out: batch norm can't train on one."""
-        dataset = self._dataset("train")
-        lonely = self.batch_size > 1 and len(dataset) % self.batch_size == 1
-        return self._loader(dataset, batch_size=self.batch_size, shuffle=True, drop_last=lonely)
-
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """Returns the validation images, in a fixed order."""
-        return self._loader(self._dataset("validation"), batch_size=max(self.batch_size, _EVAL_BATCH_SIZE))
-
-    def test_dataloader(self) -> DataLoader[Sample]:
-        """Returns the test images, in a fixed order."""
-        return self._loader(self._dataset("test"), batch_size=max(self.batch_size, _EVAL_BATCH_SIZE))
-
-    def predict_dataloader(self) -> DataLoader[Sample]:
-        """Returns the test images, in a fixed order."""
-        return self.test_dataloader()
-
-    def _dataset(self, split: str) -> ImageDataset:
-        self.setup()
-        return self._splits[split]
-
-    def _loader(self, dataset: ImageDataset, *, batch_size: int, shuffle: bool = False, drop_last: bool = False) -> DataLoader[Sample]:
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-            persistent_workers=self.num_workers > 0,
-        )
+        self._datasets = {name: ImageDataset(x[torch.from_numpy(chosen)], y[torch.from_numpy(chosen)]) for name, chosen in indices.items()}
 
 
 def _check_fractions(validation: float, test: float) -> None:

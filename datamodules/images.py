@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from lightning_lemonade.datamodules.augmentation import cutout, random_crop, random_flip
 from lightning_lemonade.datamodules.checks import MAX_SEED, check_integer, check_real
-from lightning_lemonade.datamodules.dataset import ImageDataset, Normalise, Sample, collate
+from lightning_lemonade.datamodules.dataset import ImageDataset, LabelledImages, Normalise, Sample
+from lightning_lemonade.datamodules.loaders import SplitDataModule
 from lightning_lemonade.datamodules.splits import Indices, stratified_split, stratified_subset
 from lightning_lemonade.errors import ConfigurationError
 
 SPLITS = ("train", "validation", "test")
-EVAL_BATCH_SIZE = 512
 IN_MEMORY_BYTES = 2 * 2**30
 """What decoded images may take, so that they are kept in memory where the user doesn't say."""
 
@@ -65,7 +63,7 @@ class ArraySource:
         return self.images[torch.from_numpy(indices)]
 
 
-class SourceDataset(Dataset[Sample]):
+class SourceDataset(LabelledImages):
     """Images that are read when they are asked for, for the workers of a loader.
 
     Args:
@@ -91,7 +89,7 @@ class SourceDataset(Dataset[Sample]):
         return ImageDataset(self.transform(self.source.read(chosen)), torch.from_numpy(self.source.labels[chosen]))
 
 
-class ImageDataModule(pl.LightningDataModule):
+class ImageDataModule(SplitDataModule):
     """Labelled images of one size. Subclasses say where they come from.
 
     Batches are `(x, y)`: x float32 of shape (N, C, H, W), each channel normalised; y int64 of shape (N,). Training images are shifted,
@@ -122,6 +120,7 @@ class ImageDataModule(pl.LightningDataModule):
         ConfigurationError: an argument is out of its range.
     """
 
+    eval_batch_size = 512
     num_classes: int
     class_names: tuple[str, ...]
     sample_shape: tuple[int, int, int]
@@ -160,7 +159,6 @@ class ImageDataModule(pl.LightningDataModule):
         self.seed, self.validation_fraction, self.limit = seed, validation_fraction, limit
         self.crop, self.flip, self.cutout, self.mixup = crop, flip, cutout, mixup
         self.save_hyperparameters(logger=False)
-        self._datasets: dict[str, ImageDataset | SourceDataset] = {}
 
     @abstractmethod
     def sources(self) -> dict[str, Source]:
@@ -188,7 +186,7 @@ class ImageDataModule(pl.LightningDataModule):
         sources = self.sources()
         chosen = self._indices(sources)
         normalise = self.normalisation(sources["train"], chosen["train"])
-        datasets: dict[str, ImageDataset | SourceDataset] = {}
+        datasets: dict[str, LabelledImages] = {}
         held = self._held_in_memory(sources, chosen)
         for split, indices in chosen.items():
             source = sources.get(split, sources["train"])
@@ -215,24 +213,6 @@ class ImageDataModule(pl.LightningDataModule):
         size = sum(len(indices) for indices in chosen.values()) * int(np.prod(sources["train"].shape))
         return size <= IN_MEMORY_BYTES and self.num_workers == 0
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Returns the training images, shuffled. A last batch of a single image is left out: batch norm can't train on one."""
-        dataset = self._dataset("train")
-        lonely = self.batch_size > 1 and len(dataset) % self.batch_size == 1
-        return self._loader(dataset, batch_size=self.batch_size, shuffle=True, drop_last=lonely)
-
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """Returns the validation images, in a fixed order."""
-        return self._loader(self._dataset("validation"), batch_size=max(self.batch_size, EVAL_BATCH_SIZE))
-
-    def test_dataloader(self) -> DataLoader[Sample]:
-        """Returns the test images, in a fixed order."""
-        return self._loader(self._dataset("test"), batch_size=max(self.batch_size, EVAL_BATCH_SIZE))
-
-    def predict_dataloader(self) -> DataLoader[Sample]:
-        """Returns the test images, in a fixed order."""
-        return self.test_dataloader()
-
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401 (Lightning's signature)
         """Augments a training batch."""
         return self.augment(batch) if self.trainer is not None and self.trainer.training else batch
@@ -247,24 +227,12 @@ class ImageDataModule(pl.LightningDataModule):
             x, y = v2.MixUp(alpha=self.mixup, num_classes=self.num_classes)(x, y)
         return x, y
 
-    def _dataset(self, split: str) -> ImageDataset | SourceDataset:
+    def _dataset(self, split: str) -> LabelledImages:
         """Returns the images of a split; those in memory lie on the training's device, once there is one."""
-        self.setup()
-        dataset = self._datasets[split]
+        dataset = super()._dataset(split)
         if isinstance(dataset, ImageDataset) and self.trainer is not None:
             dataset = self._datasets[split] = dataset.to(self.trainer.strategy.root_device)
         return dataset
 
-    def _loader(
-        self, dataset: ImageDataset | SourceDataset, *, batch_size: int, shuffle: bool = False, drop_last: bool = False
-    ) -> DataLoader[Sample]:
-        workers = 0 if isinstance(dataset, ImageDataset) else self.num_workers
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            num_workers=workers,
-            collate_fn=collate,
-            persistent_workers=workers > 0,
-        )
+    def _workers(self, dataset: LabelledImages) -> int:
+        return 0 if isinstance(dataset, ImageDataset) else self.num_workers

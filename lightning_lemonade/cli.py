@@ -103,8 +103,7 @@ def _prepare_search(parser: Parser, args: Sequence[str]) -> None:
     own = _own_names(LemonadeTrainer)
     reserved = set(RESERVED)
     parser.reserved = {name: _INSTEAD.get(name, why) for name, why in RESERVED.items() if name not in own - _NOT_FLAGS}
-    flags = list(dict.fromkeys(arg[2:].split("=")[0].split(".")[0] for arg in args if arg.startswith("--")))
-    refuse_reserved(flags, parser.reserved)
+    refuse_reserved((arg[2:].split("=")[0].split(".")[0] for arg in args if arg.startswith("--")), parser.reserved)
     if os.getcwd() not in sys.path:  # a console script can't import the user's own data module otherwise
         sys.path.append(os.getcwd())
     parser.add_argument("--config", action=ConfigFile, help="YAML file of these arguments")

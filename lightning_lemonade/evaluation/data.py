@@ -95,7 +95,9 @@ class TaskData(pl.LightningDataModule):
         try:
             self.evaluated_split = "test"
             loader = self.val_dataloader()
-        except (NotImplementedError, MisconfigurationException):  # how base classes of others say that there is none
+        except (NotImplementedError, MisconfigurationException) as error:  # how base classes of others say that there is none
+            name = type(self.inner).__name__
+            warnings.warn(f"the front has no test errors: {name} refuses a test loader ({type(error).__name__}: {error})", stacklevel=2)
             return False
         finally:
             self.evaluated_split = "val"
@@ -137,8 +139,9 @@ class TaskData(pl.LightningDataModule):
             return self._shapes()
 
     def _shapes(self) -> tuple[tuple[int, ...], int]:
-        _refuse_stream(self.train_dataloader())
-        first = self._look(self.train_dataloader(), limit_val_batches=1)
+        train = self.train_dataloader()
+        _refuse_stream(train)
+        first = self._look(train, limit_val_batches=1)
         held = self._look(self.val_dataloader(), limit_val_batches=1)
         for split, seen in (("train", first), ("val", held)):
             if not seen.targets:

@@ -55,13 +55,7 @@ def check_morphism(
         BrokenMorphism: names the property, the mutation and the graph, both as JSON.
         AssertionError: if the kind isn't registered, or applies to none of the graphs.
     """
-    if KINDS.get(kind.kind) is not kind:
-        raise AssertionError(f"{kind.__name__} needs a class attribute `kind`, the name under which it is registered; got {kind.kind!r}")
-    if not isinstance(getattr(kind, "exact", None), bool):
-        raise AssertionError(f"{kind.__name__} needs a class attribute `exact`: True if the child computes what its parent does")
-    missing = [name for name in kind.site_fields if name not in {field.name for field in fields(kind)}]
-    if missing:
-        raise AssertionError(f"{kind.__name__} must be a frozen dataclass with the fields {', '.join(kind.site_fields)}, its `site_fields`")
+    _check_class(kind)
     tried = 0
 
     @seeded(seed)
@@ -90,6 +84,17 @@ def check_morphism(
     check()
     if not tried:
         raise AssertionError(f"{kind.__name__} applied to none of {examples} random graphs: {kind.__name__}.sites(spec) was always empty")
+
+
+def _check_class(kind: type[Mutation]) -> None:
+    """Raises AssertionError unless a class is what a kind of mutation must be, before any graph is looked at."""
+    if KINDS.get(kind.kind) is not kind:
+        raise AssertionError(f"{kind.__name__} needs a class attribute `kind`, the name under which it is registered; got {kind.kind!r}")
+    if not isinstance(getattr(kind, "exact", None), bool):
+        raise AssertionError(f"{kind.__name__} needs a class attribute `exact`: True if the child computes what its parent does")
+    missing = [name for name in kind.site_fields if name not in {field.name for field in fields(kind)}]
+    if missing:
+        raise AssertionError(f"{kind.__name__} must be a frozen dataclass with the fields {', '.join(kind.site_fields)}, its `site_fields`")
 
 
 def check_one(mutation: Mutation, spec: GraphSpec, seed: int = 0) -> bool:

@@ -117,8 +117,12 @@ def test_every_joint_can_be_listened_to(seed):
     if drawn is None:
         return
     found = joints(spec, [drawn[0]])
-    for side in (build(spec), build(drawn[1])):
-        _Recorded(side, found).close()
+    for side in (spec, drawn[1]):
+        network = build(side).eval()
+        seen = _Recorded(network, found)
+        network(torch.zeros(2, *side.input_shape))
+        assert {joint: tuple(output.shape[1:]) for joint, output in seen.outputs.items()} == {joint: side.shapes[joint] for joint in found}
+        seen.close()
 
 
 def test_a_search_takes_lightning_callbacks_as_classes_functions_and_examples(tmp_path):

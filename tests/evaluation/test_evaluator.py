@@ -352,7 +352,16 @@ def test_several_labels_may_be_whole_numbers():
     assert TaskData(inner, classifies=False).outputs == 4
 
 
-@pytest.mark.parametrize("test", [lambda self: None, lambda self: [], lambda self: (_ for _ in ()).throw(NotImplementedError)])
-def test_a_test_loader_that_is_none_counts_as_none(test):
-    inner = type("Inherited", (Custom,), {"test_dataloader": test})(labelled([0, 1, 2]).dataset)
+@pytest.mark.parametrize("loader", [None, []])
+def test_a_test_loader_that_is_none_counts_as_none(loader):
+    inner = type("Inherited", (Custom,), {"test_dataloader": lambda self: loader})(labelled([0, 1, 2]).dataset)
     assert not TaskData(inner).has_test
+
+
+def test_a_test_loader_that_is_refused_counts_as_none_with_a_warning():
+    class Inherited(Custom):
+        def test_dataloader(self):
+            raise NotImplementedError("no test split here")
+
+    with pytest.warns(UserWarning, match=r"Inherited refuses a test loader \(NotImplementedError: no test split here\)"):
+        assert not TaskData(Inherited(labelled([0, 1, 2]).dataset)).has_test
