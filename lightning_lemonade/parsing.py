@@ -134,6 +134,8 @@ def _plain(message: str, prefix: str = "", advice: str = "see --help") -> str:
         advice: where the arguments are listed.
     """
     key = _match(r'^Parser key "(.+?)":', message)
+    if key == "tasks" and "Expected a <class 'dict'>" in message:
+        return "tasks must name data modules, for instance '{first: DigitsDataModule, second: MNISTDataModule}'; a single one is data"
     if key == "tasks" and (given := _match(r"(?:import path string:|import path|class_path) (\S+)", message)):
         return _of_data_class(given.strip("':")) or first_cause(message)
     if key == "data" and not prefix:

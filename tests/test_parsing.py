@@ -23,6 +23,7 @@ class Plain:
     pass
 """
 ADVICE = "give a class of this package (DigitsDataModule), or the full path of a LightningDataModule, for instance my_data.MyDataModule"
+TASKS = "tasks must name data modules, for instance '{first: DigitsDataModule, second: MNISTDataModule}'; a single one is data"
 HELP = "see lightning-lemonade search --data.help"
 DIGITS = "lightning_lemonade.datamodules.DigitsDataModule"
 
@@ -126,6 +127,8 @@ def test_a_search_with_a_data_module_of_the_other_package(
     ("content", "line"),
     [
         ("tasks: {a: Nonsense}", f"unknown data class 'Nonsense': {ADVICE}"),
+        ("tasks: DigitsDataModule", TASKS),
+        ("tasks: [DigitsDataModule]", TASKS),
         ("tasks: {}", "search needs a data module, got an empty mapping"),
         ("training: {label_smoothing: 2}", "training can't be used: label_smoothing must be a number of at least 0 and below 1, got 2.0"),
     ],
