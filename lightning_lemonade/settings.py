@@ -9,11 +9,15 @@ from typing import Any
 import torch
 
 from lightning_lemonade.callback import SearchCallback
+from lightning_lemonade.configuration import described
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.module import PAPER_TRAINING, Training
 from lightning_lemonade.objectives import Objective, SpecObjective
 from lightning_lemonade.search import SAMPLING, Limits
 from lightning_lemonade.spaces import ConvNetSpace
+
+KEEP_WEIGHTS = ("front", "all")
+"""Whose weights a run keeps: the front's (and those that children still inherit from), or every candidate's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,9 @@ class SearchSettings:
         seed: of every draw.
         calibration_size: training samples for the transfer of weights.
         threads_per_child: torch's threads, or None.
+        max_child_seconds: longest evaluation of a child, or None.
+        max_failures: children that may fail in a row.
+        keep_weights: `"front"` or `"all"`.
         callbacks: of the search.
         run_dir: where everything is kept; None for a new folder.
         trainer_arguments: of `pytorch_lightning.Trainer`.
@@ -55,6 +62,9 @@ class SearchSettings:
     seed: int
     calibration_size: int
     threads_per_child: int | None
+    max_child_seconds: float | None
+    max_failures: int
+    keep_weights: str
     callbacks: tuple[SearchCallback, ...]
     run_dir: Path | None
     trainer_arguments: Mapping[str, Any]
@@ -70,6 +80,10 @@ class SearchSettings:
             raise ConfigurationError(f"inherit must be true or false, got {self.inherit!r}")
         if self.sampling not in SAMPLING:
             raise ConfigurationError(f"sampling must be one of {', '.join(SAMPLING)}, got {self.sampling!r}")
+        if self.keep_weights not in KEEP_WEIGHTS:
+            raise ConfigurationError(f"keep_weights must be one of {', '.join(KEEP_WEIGHTS)}, got {self.keep_weights!r}")
+        if self.max_child_seconds is not None and not self.max_child_seconds > 0:
+            raise ConfigurationError("max_child_time must be longer than nothing, got 00:00:00:00")
         keys = {objective.key for objective in self.objectives if isinstance(objective, SpecObjective)}
         unknown = set(self.limits.ranges) - keys
         if unknown:
@@ -86,6 +100,7 @@ class SearchSettings:
             "epochs": self.training.epochs,
             "initial_epochs": self.training.initial_epochs,
             "threads_per_child": self.threads_per_child,
+            "max_failures": self.max_failures,
         }
         for name, value in numbers.items():
             least = 2 if name == "calibration_size" else 1
@@ -96,6 +111,8 @@ class SearchSettings:
         """Returns what a run records of them, as JSON values."""
         return {
             "objectives": [objective.key for objective in self.objectives],
+            "objective_arguments": [described(objective) for objective in self.objectives],
+            "space": described(self.space),
             "limits": {key: [low, high if high != float("inf") else None] for key, (low, high) in self.limits.ranges.items()},
             "max_generations": self.max_generations,
             "max_seconds": self.max_seconds,
@@ -107,7 +124,10 @@ class SearchSettings:
             "seed": self.seed,
             "calibration_size": self.calibration_size,
             "threads_per_child": torch.get_num_threads(),  # what is used, whether it was given or not
-            "trainer": {name: str(value) for name, value in self.trainer_arguments.items()},
+            "max_child_seconds": self.max_child_seconds,
+            "max_failures": self.max_failures,
+            "keep_weights": self.keep_weights,
+            "trainer": {name: described(value) for name, value in self.trainer_arguments.items()},
         }
 
 
@@ -128,12 +148,17 @@ def parse_training(schedule: str, epochs: int | None, initial_epochs: int | None
     )
 
 
-def parse_time(max_time: str) -> float:
-    """Returns the seconds of a time given as `"DD:HH:MM:SS"`."""
+def parse_time(given: str, name: str = "max_time") -> float:
+    """Returns the seconds of a time given as `"DD:HH:MM:SS"`.
+
+    Args:
+        given: the time.
+        name: the argument's, for errors.
+    """
     try:
-        days, hours, minutes, seconds = (int(part) for part in max_time.split(":"))
+        days, hours, minutes, seconds = (int(part) for part in given.split(":"))
         if min(days, hours, minutes, seconds) < 0:
             raise ValueError
         return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
     except (ValueError, AttributeError, OverflowError):
-        raise ConfigurationError(f"max_time must be DD:HH:MM:SS, for instance 00:08:00:00 for eight hours, got {max_time!r}") from None
+        raise ConfigurationError(f"{name} must be DD:HH:MM:SS, for instance 00:08:00:00 for eight hours, got {given!r}") from None

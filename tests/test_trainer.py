@@ -140,11 +140,6 @@ def test_an_objective_of_ones_own_takes_part(tmp_path):
     assert all(candidate.objectives["depth"] == len(candidate.spec) <= 40 for candidate in front)
 
 
-def test_a_run_directory_is_not_overwritten(run):
-    with pytest.raises(HistoryError):
-        LemonadeTrainer(run_dir=run[0], **SMALL).search(DigitsDataModule())
-
-
 @pytest.mark.parametrize(
     ("most", "text"), [(400, "no starting network meets the limits: params 530"), (10, "0 to 10, but the space has networks from 300")]
 )

@@ -1,8 +1,10 @@
 """The connection to `history.sqlite`, and whether it is ours and whole."""
 
 import os
+import shutil
 import sqlite3
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 from uuid import uuid4
@@ -12,29 +14,32 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from lightning_lemonade.errors import HistoryError
+from lightning_lemonade.history.migrations import migrate, problem_of, version_of
 from lightning_lemonade.history.schema import APPLICATION_ID, SCHEMA_VERSION, Base
 from lightning_lemonade.history.weights import fsync_directory
 
 DATABASE = "history.sqlite"
 BUSY_SECONDS = 30.0
+LONGEST_VALUE = 32 * 1024 * 1024
+"""Bytes of the longest text that is read: twice the longest graph spec."""
+LARGEST_COPY = 1 << 30
+"""Bytes of the largest database that a reader copies, where a search was killed in a commit or an older release made it."""
+_SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")
+_ADVICE = "Restore it from a copy"
 
 
-def engine(path: Path, *, writable: bool, create: bool = False) -> Engine:
-    """Makes the engine. A connection for each transaction: cheap, and safe with threads and forks."""
+def reading_engine(path: Path) -> Engine:
+    """Makes an engine that reads a database and never writes to its directory."""
+    return _engine(lambda: _reader(path))
 
-    def connect() -> sqlite3.Connection:
-        # rw even for reading: SQLite opens a write-protected file read-only by itself, and may roll back what a killed writer left.
-        uri = f"file:{quote(str(path.resolve()))}?mode={'rwc' if create else 'rw'}"
-        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            for pragma in ("trusted_schema = OFF", "synchronous = FULL", "foreign_keys = ON"):
-                connection.execute(f"PRAGMA {pragma}")
-            connection.execute(f"PRAGMA query_only = {'OFF' if writable else 'ON'}")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
 
+def writing_engine(path: Path) -> Engine:
+    """Makes the engine of a run's one writer."""
+    return _engine(lambda: _connect(path, "rw"))
+
+
+def _engine(connect: Callable[[], sqlite3.Connection]) -> Engine:
+    """Makes an engine with a connection for each transaction: cheap, and safe with threads and forks."""
     made = create_engine("sqlite://", creator=connect, poolclass=NullPool)
     event.listen(made, "begin", _begin)
     return made
@@ -45,36 +50,135 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN")
 
 
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Opens a database: `ro` never writes, `rw` first rolls back what a killed writer left, `rwc` makes it."""
+    uri = f"file:{quote(str(path.resolve()))}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
+        own = ("query_only = ON",) if mode == "ro" else ("synchronous = FULL", "foreign_keys = ON")
+        for pragma in ("trusted_schema = OFF", "cell_size_check = ON", *own):
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _reader(path: Path) -> sqlite3.Connection:
+    """Opens a database for reading; a copy in memory where it has to be rolled back or migrated, which is the writer's to do."""
+    connection = _connect(path, "ro")
+    try:
+        if not connection.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION or _problem(connection):
+            return connection  # `check_database` says what is wrong with a foreign one
+        return _in_memory(connection, path)
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+            raise
+    except BaseException:
+        connection.close()
+        raise
+    return _rolled_back(path)
+
+
+def _rolled_back(path: Path) -> sqlite3.Connection:
+    """Returns a copy in memory of a database whose writer was killed in a commit, as it was before that commit."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        try:
+            for source in (path, path.with_name(f"{path.name}-journal")):
+                if source.is_symlink() or source.stat().st_size > LARGEST_COPY:
+                    raise HistoryError(f"{path} was left in the middle of a commit: resume its search, which mends it")
+                shutil.copyfile(source, copy.with_name(source.name))
+        except OSError as error:  # the search is resumed at this moment, for instance
+            raise HistoryError(f"{path} was left in the middle of a commit and can't be copied: {error}. Try again") from error
+        refuse_super_journal(copy)
+        return _in_memory(_connect(copy, "rw"), copy)
+
+
+def _in_memory(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+    """Returns a copy in memory with this release's schema, and closes the original."""
+    try:
+        if path.stat().st_size > LARGEST_COPY:
+            raise HistoryError(f"{path} has an older schema and is too large to be read so: resume its search, which brings it up to date")
+        memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        connection.backup(memory)
+        memory.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
+        memory.execute("PRAGMA trusted_schema = OFF")
+        if not _problem(memory):
+            migrate(memory)
+        memory.execute("PRAGMA query_only = ON")
+        return memory
+    finally:
+        connection.close()
+
+
+def refuse_super_journal(path: Path) -> None:
+    """Raises a HistoryError if a database's journal names another file, which SQLite would delete: none of ours does."""
+    journal = path.with_name(f"{path.name}-journal")
+    if journal.is_symlink() or (journal.exists() and not journal.is_file()):
+        raise HistoryError(f"{journal} is no file of a search: remove it")
+    if journal.exists() and _SUPER_JOURNAL in journal.read_bytes()[-8:]:
+        raise HistoryError(f"{journal} is no journal of a search, since it names another file: remove it")
+
+
 def create_database(run_dir: Path, rows: Sequence[Base]) -> None:
     """Makes a run directory's database with its first rows, so that it is either whole or not there."""
     beside = run_dir / f".{DATABASE}.{uuid4().hex}.tmp"
-    with Session(engine(beside, writable=True, create=True)) as session, session.begin():
-        connection = session.connection()
-        connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-        Base.metadata.create_all(connection)
-        session.add_all(rows)
     try:
+        with Session(_engine(lambda: _connect(beside, "rwc"))) as session, session.begin():
+            connection = session.connection()
+            connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            Base.metadata.create_all(connection)
+            session.add_all(rows)
         os.link(beside, run_dir / DATABASE)  # fails where another search was faster
     except FileExistsError:
         raise HistoryError(f"{run_dir} holds a run already, which another search has just started: give another run_dir") from None
     finally:
-        beside.unlink()
+        beside.unlink(missing_ok=True)
     fsync_directory(run_dir)
+
+
+def prepare_to_write(path: Path) -> None:
+    """Rolls back what a killed writer left, and brings an older database up to date. For the one writer, before its engine.
+
+    Raises:
+        HistoryError: if it is foreign or damaged, or a newer release made it.
+        sqlite3.Error: if it can't be written.
+    """
+    refuse_super_journal(path)
+    connection = _connect(path, "rw")
+    try:
+        if problem := _problem(connection):
+            raise HistoryError(f"{path} {problem}")
+        if version_of(connection) < SCHEMA_VERSION:
+            migrate(connection)
+    finally:
+        connection.close()
+
+
+def _problem(connection: sqlite3.Connection) -> str:
+    """Returns why a database can't be read by this release, or an empty text."""
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        return "is a database of another program. Give the directory that a search made"
+    version = version_of(connection)
+    if not 0 < version <= SCHEMA_VERSION:
+        return f"has the schema {version}; this release reads up to {SCHEMA_VERSION}: upgrade lightning-lemonade"
+    if problem := problem_of(connection):
+        return f"is damaged: {problem}. {_ADVICE}"
+    damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    return "" if damage == "ok" else f"is damaged: {damage}. {_ADVICE}"
 
 
 def check_database(session: Session, run_dir: Path) -> None:
     """Raises a HistoryError unless this is a whole database of ours that this release reads."""
-    connection, path = session.connection(), run_dir / DATABASE
-    if connection.exec_driver_sql("PRAGMA application_id").scalar() != APPLICATION_ID:
-        raise HistoryError(f"{path} is a database of another program. Give the directory that a search made")
-    version = connection.exec_driver_sql("SELECT schema_version FROM run").scalar()
-    if not isinstance(version, int):
-        raise HistoryError(f"{path} is damaged: it tells no schema version. Restore it from a copy")
-    if version > SCHEMA_VERSION:
-        raise HistoryError(f"{path} has the schema {version}; this release reads up to {SCHEMA_VERSION}: upgrade lightning-lemonade")
-    problem = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-    if problem != "ok":
-        raise HistoryError(f"{path} is damaged: {problem}. Restore it from a copy")
+    driver = session.connection().connection.driver_connection
+    if not isinstance(driver, sqlite3.Connection):
+        raise TypeError(f"expected SQLite's own connection, got {type(driver).__name__}")
+    if problem := _problem(driver):
+        raise HistoryError(f"{run_dir / DATABASE} {problem}")
 
 
 def cause(error: BaseException) -> object:

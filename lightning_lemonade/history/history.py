@@ -2,21 +2,24 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, cast
 
-from sqlalchemy import update
+from sqlalchemy import Engine, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from lightning_lemonade.errors import HistoryError
-from lightning_lemonade.history.database import DATABASE, cause, create_database
+from lightning_lemonade.history.database import DATABASE, cause, create_database, prepare_to_write, writing_engine
+from lightning_lemonade.history.lock import RunLock
 from lightning_lemonade.history.reader import Reader
 from lightning_lemonade.history.rows import child_row, error_number, generation_row, phase_rows, result_row, value_rows, writable_text
-from lightning_lemonade.history.schema import SCHEMA_VERSION, CandidateRow, ObjectiveRow, RunRow
+from lightning_lemonade.history.schema import AskedRow, CandidateRow, ObjectiveRow, RunRow, TaskResultRow
+from lightning_lemonade.history.sweep import discard, sweep
 from lightning_lemonade.history.weights import FOLDER, weights_name, write_weights
 from lightning_lemonade.morphisms import State
 from lightning_lemonade.records import GenerationRecord, ObjectiveRecord
@@ -26,15 +29,15 @@ UNFINISHED = ("accepted", "running")
 
 
 class History(Reader):
-    """The record of one search. Made by `History.create` (for its one writer) or `History.open` (for reading).
+    """The record of one search. Made by `History.create` or `History.resume` (for its one writer) or `History.open` (for reading).
 
     The journal is SQLite's rollback journal, not WAL: a run directory that is read-only can be read, network file systems too, and the one
     commit per child is too seldom for WAL to matter.
     """
 
-    def __init__(self, run_dir: Path, *, writable: bool) -> None:
-        super().__init__(run_dir, writable=writable)
-        self._writable = writable
+    def __init__(self, run_dir: Path, engine: Engine, lock: RunLock | None = None) -> None:
+        super().__init__(run_dir, engine)
+        self._lock = lock
 
     @classmethod
     def create(
@@ -65,7 +68,6 @@ class History(Reader):
             raise HistoryError(f"the tasks {list(tasks)} can't be recorded: give at least one, each with its own name")
         run = RunRow(
             id=1,
-            schema_version=SCHEMA_VERSION,
             created=datetime.now(UTC).isoformat(),
             config=_json_values(config),
             bounds={key: [float(low), float(high)] for key, (low, high) in bounds.items()},
@@ -76,13 +78,53 @@ class History(Reader):
         rows = [ObjectiveRow(position=i, key=o.key, name=o.name, unit=o.unit, stage=o.stage) for i, o in enumerate(objectives)]
         try:
             (run_dir / FOLDER).mkdir(parents=True, exist_ok=True)
-            create_database(run_dir, [run, *rows])
+            with _locked(run_dir) as lock:
+                sweep(run_dir, None)
+                create_database(run_dir, [run, *rows])
+                return cls(run_dir, writing_engine(run_dir / DATABASE), lock)
         except (OSError, SQLAlchemyError) as error:
             raise HistoryError(f"no run can be started in {run_dir}: {cause(error)}. Give a directory that can be written") from error
-        return cls(run_dir, writable=True)
 
-    def accept(self, children: Sequence[Child]) -> None:
-        """Records children as accepted, with their spec objectives, in one commit.
+    @classmethod
+    def resume(cls, run_dir: Path) -> Self:
+        """Opens the record of an interrupted or finished search for writing; changes nothing but what a killed commit left.
+
+        Raises:
+            HistoryError: if it isn't a run directory, another search writes it, it can't be written, or is damaged.
+        """
+        run_dir = Path(run_dir)
+        if not (run_dir / DATABASE).is_file():
+            return cls.open(run_dir)  # which says what is wrong
+        with _locked(run_dir) as lock:
+            try:
+                prepare_to_write(run_dir / DATABASE)
+            except sqlite3.Error as error:
+                raise HistoryError(f"{run_dir / DATABASE} can't be written: {error}. Free some space, or restore it from a copy") from error
+            return cls(run_dir, writing_engine(run_dir / DATABASE), lock)
+
+    def go_on(self, config: Mapping[str, Any]) -> None:
+        """Records that the search goes on: children that were running wait again, and what a kill left half done is deleted.
+
+        Args:
+            config: the search's configuration from now on, as JSON values.
+
+        Raises:
+            HistoryError: if the configuration isn't made of JSON values, or the disk refuses.
+        """
+        values = _json_values(config)
+        with self._writing() as session:
+            kept = set(session.scalars(select(TaskResultRow.weights).where(TaskResultRow.weights.is_not(None))))
+            sweep(self.run_dir, {str(name) for name in kept})
+            session.execute(update(CandidateRow).where(CandidateRow.state == "running").values(state="accepted"))
+            session.execute(update(RunRow).values(config=values, status="running", stop_reason=""))
+        self.config = values
+
+    def accept(self, children: Sequence[Child], proposed: int | None = None) -> None:
+        """Records children of one generation as accepted, with their spec objectives, in one commit.
+
+        Args:
+            children: of which an interrupted generation has all or none, if they are recorded together.
+            proposed: how many legal proposals they were chosen from; by default no others.
 
         Raises:
             HistoryError: if a parent or an objective is unknown, an id is taken, or a value isn't finite.
@@ -92,6 +134,10 @@ class History(Reader):
                 if child.parent is not None:
                     self._row(session, child.parent)
                 self._check_values(child.id, child.values.items())
+            for child in children[:1]:
+                asked = session.get(AskedRow, child.generation) or AskedRow(generation=child.generation, proposed=0)
+                asked.proposed += len(children) if proposed is None else proposed
+                session.add(asked)
             session.add_all([child_row(child) for child in children])
 
     def start(self, candidate_id: int) -> None:
@@ -141,7 +187,7 @@ class History(Reader):
                 self._unfinished(session, starts).state = "running"
 
     def record_generation(self, record: GenerationRecord) -> None:
-        """Records a finished generation and the population after it.
+        """Records a finished generation and the population after it; then deletes the weights that `keep_weights` doesn't keep.
 
         Raises:
             HistoryError: if it is recorded already, or a member of the front is unknown.
@@ -150,6 +196,11 @@ class History(Reader):
             for member in record.front:
                 self._row(session, member)
             session.add(generation_row(record))
+            left = self._left(session, record.front) if self.config.get("keep_weights") == "front" else []
+            names = [row.weights for row in left if row.weights is not None]
+            for row in left:
+                row.weights = None
+        discard(self.run_dir, names)
 
     def record_test_errors(self, errors: Mapping[int, Mapping[str, float]]) -> None:
         """Records errors on the test split.
@@ -172,19 +223,31 @@ class History(Reader):
 
     def close(self) -> None:
         """Ends writing; reading goes on working."""
-        self._writable = False
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
         self._engine.dispose()
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
         """A transaction that is committed at its end, or undone if anything fails."""
-        if not self._writable:
+        if self._lock is None:
             raise HistoryError(f"{self.run_dir} is open for reading only: only the search that runs in it may write")
         try:
             with Session(self._engine, autoflush=False) as session, session.begin():  # no query here reads what was just changed
                 yield session
         except SQLAlchemyError as error:
             raise HistoryError(f"{self.run_dir / DATABASE} can't be written: {cause(error)}") from error
+
+    def _left(self, session: Session, front: Collection[int]) -> list[TaskResultRow]:
+        """Returns the results, with weights, of candidates outside the front from which no unfinished child inherits."""
+        parents = select(CandidateRow.parent).where(CandidateRow.state.in_(UNFINISHED), CandidateRow.parent.is_not(None))
+        rows = select(TaskResultRow).where(
+            TaskResultRow.weights.is_not(None),
+            TaskResultRow.candidate.not_in(front),
+            TaskResultRow.candidate.not_in(parents),
+        )
+        return list(session.scalars(rows))
 
     def _unfinished(self, session: Session, candidate_id: int) -> CandidateRow:
         row = self._row(session, candidate_id)
@@ -214,6 +277,17 @@ class History(Reader):
     def _write_weights(self, candidate_id: int, task: str, state: State) -> tuple[str, str]:
         name = weights_name(candidate_id, self.tasks.index(task))
         return name, write_weights(self.run_dir / name, {"raw": state})
+
+
+@contextmanager
+def _locked(run_dir: Path) -> Iterator[RunLock]:
+    """Holds a run directory's lock on beyond this, unless something fails."""
+    lock = RunLock(run_dir)
+    try:
+        yield lock
+    except BaseException:
+        lock.release()
+        raise
 
 
 def _json_values(config: Mapping[str, Any]) -> dict[str, Any]:

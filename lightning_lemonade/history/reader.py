@@ -2,23 +2,58 @@
 
 import hashlib
 import json
+import os
+import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, selectinload
 
 from lightning_lemonade.errors import HistoryError, LemonadeError
 from lightning_lemonade.graph import GraphSpec
-from lightning_lemonade.history.database import DATABASE, cause, check_database, engine
-from lightning_lemonade.history.rows import candidate_record, generation_record
-from lightning_lemonade.history.schema import CandidateRow, FrontMemberRow, GenerationRow, ObjectiveRow, RunRow, TaskResultRow, ValueRow
-from lightning_lemonade.history.weights import read_weights, weights_name
+from lightning_lemonade.history.database import DATABASE, cause, check_database, reading_engine
+from lightning_lemonade.history.rows import (
+    bounds_of,
+    candidate_record,
+    generation_record,
+    integer,
+    mapping,
+    objective_record,
+    tasks_of,
+    text,
+)
+from lightning_lemonade.history.schema import (
+    AskedRow,
+    CandidateRow,
+    FrontMemberRow,
+    GenerationRow,
+    ObjectiveRow,
+    RunRow,
+    TaskResultRow,
+    ValueRow,
+)
+from lightning_lemonade.history.weights import FOLDER, most_bytes, read_weights, weights_name
 from lightning_lemonade.morphisms import State
-from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord
+from lightning_lemonade.records import CandidateRecord, GenerationRecord
+
+REMEMBERED = 256
+"""Graph specs that are kept once they are read."""
+_DAMAGE = (
+    SQLAlchemyError,
+    sqlite3.Error,
+    LemonadeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What reading a file raises that isn't what a search wrote."""
 
 
 class Reader:
@@ -32,20 +67,18 @@ class Reader:
         tasks: the tasks' names; `("",)` where there is one task.
     """
 
-    def __init__(self, run_dir: Path, *, writable: bool) -> None:
+    def __init__(self, run_dir: Path, engine: Engine) -> None:
         self.run_dir = run_dir
-        self._engine = engine(run_dir / DATABASE, writable=writable)
+        self._engine = engine
         self._specs: dict[int, GraphSpec] = {}
         with self._reading() as session:
             check_database(session, run_dir)
             run = session.scalars(select(RunRow)).one()
             rows = session.scalars(select(ObjectiveRow).order_by(ObjectiveRow.position))
-            self.config: Mapping[str, Any] = run.config
-            self.objectives = tuple(ObjectiveRecord(row.key, row.name, row.unit, row.stage) for row in rows)
-            self.bounds: Mapping[str, tuple[float, float]] = {key: (float(low), float(high)) for key, (low, high) in run.bounds.items()}
-            self.tasks = tuple(str(task) for task in run.tasks)
-            if not self.tasks:
-                raise ValueError("the run names no task")
+            self.objectives = tuple(objective_record(row) for row in rows)
+            self.config: Mapping[str, Any] = mapping(run.config)
+            self.bounds: Mapping[str, tuple[float, float]] = bounds_of(run, self.objectives)
+            self.tasks = tasks_of(run)
 
     @classmethod
     def open(cls, run_dir: Path) -> Self:
@@ -60,19 +93,19 @@ class Reader:
             raise HistoryError(f"{run_dir} is {'a file, no directory' if run_dir.exists() else 'not there'}. {advice}")
         if not (run_dir / DATABASE).is_file():
             raise HistoryError(f"{run_dir} isn't a run directory. {advice}")
-        return cls(run_dir, writable=False)
+        return cls(run_dir, reading_engine(run_dir / DATABASE))
 
     @property
     def status(self) -> str:
         """`running`, or what the search ended with: `finished`, `stopped`."""
         with self._reading() as session:
-            return session.scalars(select(RunRow.status)).one()
+            return text(session.scalars(select(RunRow.status)).one())
 
     @property
     def stop_reason(self) -> str:
         """Why the search ended; empty while it runs."""
         with self._reading() as session:
-            return session.scalars(select(RunRow.stop_reason)).one()
+            return text(session.scalars(select(RunRow.stop_reason)).one())
 
     def candidate(self, candidate_id: int) -> CandidateRecord:
         """Returns one candidate.
@@ -100,6 +133,31 @@ class Reader:
             query = select(GenerationRow).order_by(GenerationRow.index).options(selectinload("*"))
             return [generation_record(row) for row in session.scalars(query)]
 
+    def proposed(self, generation: int) -> int:
+        """Returns how many proposals the children of a generation were chosen from, also while it runs.
+
+        Raises:
+            HistoryError: if the generation has no children yet.
+        """
+        with self._reading() as session:
+            row = session.get(AskedRow, generation)
+            if row is None:
+                raise HistoryError(f"{self.run_dir} has no children of generation {generation}")
+            return integer(row.proposed)
+
+    def disk_use(self) -> dict[str, int]:
+        """Returns the bytes that the run directory takes: `weights`, and `total` with everything else that lies there."""
+        sizes = {"weights": 0, "total": 0}
+        for folder, _, names in os.walk(self.run_dir):
+            for name in names:
+                try:
+                    size = os.lstat(os.path.join(folder, name)).st_size
+                except OSError:  # deleted at this moment by the search
+                    continue
+                sizes["total"] += size
+                sizes["weights"] += size if Path(folder) == self.run_dir / FOLDER else 0
+        return sizes
+
     def weights(self, candidate_id: int, task: str = "", which: str = "raw") -> State:
         """Returns a candidate's trained weights.
 
@@ -113,12 +171,16 @@ class Reader:
         """
         with self._reading() as session:
             row = self._result(session, candidate_id, task)
-            name, checksum = row.weights, row.sha256
+            name, checksum, spec = row.weights, row.sha256, self._spec(self._row(session, candidate_id))
+        if name is None and checksum is not None:
+            raise HistoryError(
+                f"the weights of candidate {candidate_id} were deleted when it left the front; a search with keep_weights='all' keeps them"
+            )
         if name is None or checksum is None:
             raise HistoryError(f"candidate {candidate_id} has no weights: only an evaluated one has")
         if name != weights_name(candidate_id, self.tasks.index(task)):
             raise HistoryError(f"{self.run_dir} names the weights of candidate {candidate_id} {name!r}, which isn't theirs: it is damaged")
-        return read_weights(self.run_dir / name, checksum, which)
+        return read_weights(self.run_dir / name, checksum, which, most_bytes(spec))
 
     def digest(self) -> str:
         """Returns a SHA-256 over everything that the seed decides: no times, paths, configuration or texts of failures.
@@ -163,7 +225,7 @@ class Reader:
                 yield session
         except HistoryError:
             raise
-        except (SQLAlchemyError, LemonadeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        except _DAMAGE as error:
             raise HistoryError(f"{path} can't be read: {cause(error)}. It is damaged or no history: restore it from a copy") from error
 
     def _row(self, session: Session, candidate_id: int) -> CandidateRow:
@@ -190,6 +252,8 @@ class Reader:
 
     def _spec(self, row: CandidateRow) -> GraphSpec:
         if row.id not in self._specs:
+            if len(self._specs) == REMEMBERED:
+                self._specs.clear()
             self._specs[row.id] = GraphSpec.from_json(row.spec)
         return self._specs[row.id]
 

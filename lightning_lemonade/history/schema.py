@@ -5,8 +5,8 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, attribute_keyed_dict, mapped_column, relationship
 
-SCHEMA_VERSION = 1
-"""Counts up with every change of a table."""
+SCHEMA_VERSION = 2
+"""Counts up with every change of a table; a database holds it as SQLite's `user_version`."""
 APPLICATION_ID = 0x4C454D4F
 """SQLite's `application_id` of our databases: "LEMO"."""
 _PARTS: dict[str, Any] = {"cascade": "all, delete-orphan"}
@@ -23,7 +23,6 @@ class RunRow(Base):
 
     __tablename__ = "run"
     id: Mapped[int] = mapped_column(primary_key=True)
-    schema_version: Mapped[int]
     created: Mapped[str]
     config: Mapped[dict[str, Any]]
     bounds: Mapped[dict[str, Any]]
@@ -98,6 +97,14 @@ class CandidateRow(Base):
     values: Mapped[dict[str, ValueRow]] = relationship(collection_class=attribute_keyed_dict("objective"), **_PARTS)
     results: Mapped[dict[str, TaskResultRow]] = relationship(collection_class=attribute_keyed_dict("task"), **_PARTS)
     phases: Mapped[list[PhaseRow]] = relationship(**_PARTS)
+
+
+class AskedRow(Base):
+    """How many legal proposals the children of a generation were chosen from; there as soon as they are."""
+
+    __tablename__ = "asked"
+    generation: Mapped[int] = mapped_column(primary_key=True)
+    proposed: Mapped[int]
 
 
 class GenerationPhaseRow(Base):

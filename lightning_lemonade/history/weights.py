@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -10,9 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from lightning_lemonade.errors import HistoryError
+from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.morphisms import State
 
 FOLDER = "weights"
+SETS = 4
+"""Sets of weights that a file may hold (raw, averaged, polished ...)."""
+BYTES_PER_NUMBER = 8
 
 
 def weights_name(candidate_id: int, task_index: int) -> str:
@@ -52,17 +58,28 @@ def write_weights(path: Path, sets: Mapping[str, State]) -> str:
         beside.replace(path)
         fsync_directory(path.parent)
     except OSError as error:
+        with suppress(OSError):  # the first error is the one to tell
+            beside.unlink(missing_ok=True)
         raise HistoryError(f"the weights {path} can't be written: {error}. Free some space or mend the permissions") from error
     return hashlib.sha256(content).hexdigest()
 
 
-def read_weights(path: Path, sha256: str, which: str = "raw") -> State:
+def most_bytes(spec: GraphSpec) -> int:
+    """Returns how large the weights of an architecture may be on disk: a stranger's file isn't read beyond that.
+
+    Batch norms hold as many statistics as they have parameters, and a counter; the header takes under a kilobyte for each tensor.
+    """
+    return SETS * (BYTES_PER_NUMBER * 2 * spec.parameter_count + 8192 * len(spec.nodes))
+
+
+def read_weights(path: Path, sha256: str, which: str = "raw", largest: int | None = None) -> State:
     """Reads one set of weights; runs no pickle.
 
     Args:
         path: the file.
         sha256: what `write_weights` returned.
         which: the set's name.
+        largest: bytes of the largest file that is read.
 
     Returns:
         The state dict, on the CPU.
@@ -71,7 +88,7 @@ def read_weights(path: Path, sha256: str, which: str = "raw") -> State:
         HistoryError: if the file is missing, isn't the one that was written, or holds no such set.
     """
     try:
-        content = path.read_bytes()
+        content = _read_file(path, largest)
     except OSError as error:
         raise HistoryError(f"the weights {path} can't be read: {error}. Restore the file from a copy of the run directory") from error
     if hashlib.sha256(content).hexdigest() != sha256:
@@ -85,6 +102,18 @@ def read_weights(path: Path, sha256: str, which: str = "raw") -> State:
         names = sorted({key.partition("/")[0] for key in tensors})
         raise HistoryError(f"the weights {path} hold no set {which!r}; they hold: {', '.join(names) or 'none'}")
     return state
+
+
+def _read_file(path: Path, largest: int | None) -> bytes:
+    """Reads a file that is one: a pipe would make a reader wait for ever."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise HistoryError(f"the weights {path} are no file. Restore the file from a copy")
+        if largest is not None and status.st_size > largest:
+            raise HistoryError(f"the weights {path} are damaged: {status.st_size} bytes are more than their network can have")
+        return file.read()
 
 
 def fsync_directory(path: Path) -> None:

@@ -145,6 +145,17 @@ class Search:
         self.population = self.survival.select(candidates, self.keys)
         return before != [member.id for member in self.population]
 
+    def adopt(self, children: Iterable[Child]) -> None:
+        """Takes up children that were accepted before, when a search is resumed: in the order of their ids, then `tell` of them.
+
+        Raises:
+            SearchError: if an id isn't the next one, or a parent was never evaluated.
+        """
+        for child in children:
+            if child.id != self._next_id or not (child.parent is None or child.parent in self.members):
+                raise SearchError(f"candidate {child.id} can't follow {self._next_id - 1} with the parent {child.parent}")
+            self._take(child)
+
     @property
     def hypervolume(self) -> float:
         """The population's hypervolume, in [0, 1]."""
@@ -170,12 +181,15 @@ class Search:
 
     def _accept(self, proposal: Proposal) -> Child:
         child = Child(proposal.spec, proposal.generation, proposal.parent, proposal.mutations, proposal.values, self._next_id)
-        self._next_id += 1
-        self._seen.add(proposal.spec.structural_hash)
-        if proposal.parent is not None and not proposal.mutations:
-            self._trained_on.add(proposal.parent)
-        self.in_flight[child.id] = child
+        self._take(child)
         return child
+
+    def _take(self, child: Child) -> None:
+        self._next_id += 1
+        self._seen.add(child.spec.structural_hash)
+        if child.parent is not None and not child.mutations:
+            self._trained_on.add(child.parent)
+        self.in_flight[child.id] = child
 
     def _values(self, spec: GraphSpec) -> dict[str, float]:
         return {key: measure(spec) for key, measure in self.objectives.items()}

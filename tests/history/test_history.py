@@ -341,8 +341,8 @@ class TestDamage:
             History.open(tmp_path)
 
     def test_a_newer_schema(self, tmp_path: Path) -> None:
-        self._change(tmp_path, "UPDATE run SET schema_version = 99")
-        with pytest.raises(HistoryError, match="schema 99; this release reads up to 1: upgrade"):
+        self._change(tmp_path, "PRAGMA user_version = 99")
+        with pytest.raises(HistoryError, match="schema 99; this release reads up to 2: upgrade"):
             History.open(tmp_path)
 
     @pytest.mark.parametrize(
