@@ -1,12 +1,15 @@
-"""The command line: `lightning-lemonade search` and `lightning-lemonade show`."""
+"""The command line: `lightning-lemonade search`, `resume` and `show`."""
 
 import inspect
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,16 +17,19 @@ from typing import TYPE_CHECKING, Any, cast
 from jsonargparse import Namespace
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lightning_lemonade.errors import ConfigurationError, LemonadeError
 from lightning_lemonade.parsing import ConfigFile, Parser, data_module_base, first_cause, named_data_classes, refuse_reserved
 
 if TYPE_CHECKING:  # at run time, what imports torch or scikit-learn is imported inside `main`, which answers Ctrl-C
     from lightning_lemonade.callback import SearchInfo
+    from lightning_lemonade.history import History
     from lightning_lemonade.records import CandidateRecord
     from lightning_lemonade.trainer import LemonadeTrainer
 
 _NOT_FLAGS = frozenset({"space", "module", "callbacks", "logger"})
+_NOT_RECORDED = frozenset({"config", "run_dir", "wandb"})  # where a run is and who watches it
 _DEFAULT_DATA = "lightning_lemonade.datamodules.DigitsDataModule"
 _INSTEAD = {  # where the flag isn't called as the argument is in Python
     "max_epochs": "use --epochs and --initial_epochs",
@@ -63,22 +69,34 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> int:
+    if args[:1] == ["resume"] and len(args) > 1 and not args[1].startswith("-"):
+        from lightning_lemonade.recorded import recorded_command  # noqa: PLC0415
+
+        with recorded_command(Path(args[1]), args[2:]) as config:
+            return _run(["search", "--config", str(config), *args[2:], "--run_dir", args[1]])
     search, show = Parser(description="Searches a Pareto front of networks."), Parser(description="Shows what a search found.")
-    show.add_argument("run", type=str, help="run directory")
+    resume = Parser(description="Goes on with a search as it was started on the command line; takes the flags of search, too.")
+    for reader in (show, resume):
+        reader.add_argument("run", type=str, help="run directory")
     show.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     if args[:1] == ["search"]:  # Lightning's import takes seconds, and only a search needs it
         _prepare_search(search, args)
     parser = Parser(prog="lightning-lemonade", description="Multi-objective neural architecture search with inherited weights.")
     commands = parser.add_subcommands(required=True, dest="command")
     commands.add_subcommand("search", search, help="search a Pareto front of networks")
+    commands.add_subcommand("resume", resume, help="go on with an interrupted search")
     commands.add_subcommand("show", show, help="show a run")
     settings = parser.parse(args)
     if settings.command == "show":
         _show(settings.show.run, as_json=settings.show.json)
+    elif settings.command == "resume":
+        raise ConfigurationError("give the run directory first: lightning-lemonade resume RUN, and then flags")
     else:
         if settings.search.tasks is not None and settings.search.data != search.get_defaults().data:
             raise ConfigurationError("data and tasks are both given: several data modules by name are tasks, one is data; give one of both")
-        _search(_instantiated(parser, settings).search)
+        command = json.loads(search.dump(settings.search, format="json"))
+        command = {name: value for name, value in command.items() if name not in _NOT_RECORDED}
+        _search(_instantiated(parser, settings).search, command)
     return 0
 
 
@@ -125,8 +143,9 @@ def _own_names(trainer: "type[LemonadeTrainer]") -> set[str]:
     return {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
 
 
-def _search(settings: Namespace) -> None:
+def _search(settings: Namespace, command: Mapping[str, Any]) -> None:
     import pytorch_lightning as pl  # noqa: PLC0415
+    from pytorch_lightning.utilities.exceptions import SIGTERMException  # noqa: PLC0415
 
     from lightning_lemonade.callback import SearchCallback, SearchInfo  # noqa: PLC0415
     from lightning_lemonade.callbacks import SearchProgressBar, WandbPopulationLogger  # noqa: PLC0415
@@ -145,15 +164,35 @@ def _search(settings: Namespace) -> None:
             ends.append((run_summary(search), search.run_dir))
 
         def on_search_exception(self, search: SearchInfo, exception: BaseException) -> None:
-            if isinstance(exception, KeyboardInterrupt):
-                sys.stderr.write(f"interrupted; what was finished lies in {search.run_dir}\n")
+            if isinstance(exception, KeyboardInterrupt | SIGTERMException):
+                sys.stderr.write(f"interrupted; go on with: lightning-lemonade resume {search.run_dir}\n")
 
     callbacks: list[SearchCallback] = [Keeper(), SearchProgressBar()]
     if settings.wandb is not None:
         callbacks.append(WandbPopulationLogger(mode=settings.wandb))
-    LemonadeTrainer(callbacks=callbacks, **given).search(settings.data if settings.tasks is None else settings.tasks)
+    trainer = LemonadeTrainer(callbacks=callbacks, **given)
+    trainer.described["command"] = dict(command)
+    with _ended_by_sigterm(SIGTERMException):
+        trainer.search(settings.data if settings.tasks is None else settings.tasks)
     for summary, run_dir in ends:  # one; none where this isn't rank 0
         _print_run(summary, run_dir)
+
+
+@contextmanager
+def _ended_by_sigterm(exception: type[BaseException]) -> Iterator[None]:
+    """Lets SIGTERM end a search as Ctrl-C does: the run is closed. Lightning sees to that within a training alone."""
+
+    def stop(number: int, frame: object) -> None:
+        raise exception
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def open_run(run: Path) -> "SearchInfo":
@@ -173,15 +212,21 @@ def open_run(run: Path) -> "SearchInfo":
 
 
 def _show(run: str, *, as_json: bool) -> None:
-    from lightning_lemonade.history import History  # noqa: PLC0415
-
     search = open_run(Path(run))
+    history = cast("History", search.history)
+    status, reason, disk = history.status, history.stop_reason, history.disk_use()
     if as_json:
-        sys.stdout.write(json.dumps(_finite(run_summary(search)), allow_nan=False) + "\n")
-    else:
-        _print_run(run_summary(search), search.run_dir)
-        if (status := History.open(Path(run)).status) != "finished":
-            sys.stdout.write(f"status: {status}\n")
+        summary = run_summary(search) | {"status": status, "stop_reason": reason, "disk": disk}
+        sys.stdout.write(json.dumps(_finite(summary), allow_nan=False) + "\n")
+        return
+    _print_run(run_summary(search), search.run_dir)
+    sys.stdout.write(f"disk: {disk['total'] / 2**20:,.1f} MiB, of which {disk['weights'] / 2**20:,.1f} are weights\n")
+    if status != "finished":
+        from lightning_lemonade.history import abandoned_by  # noqa: PLC0415
+
+        owner = abandoned_by(search.run_dir)
+        state = f"by {owner}" if status == "running" and owner else reason
+        sys.stdout.write(f"status: {_harmless(' '.join(filter(None, (status, state))))}\n")
 
 
 def run_summary(search: "SearchInfo") -> dict[str, Any]:
@@ -227,7 +272,7 @@ def _print_run(summary: Mapping[str, Any], run_dir: Path) -> None:
     titles = ["validation error" if key == "error" else key for key in keys]
     tests = [f"test error/{task}" if task else "test error" if "error" in keys else "test" for task in tasks]
     for title in ("id", "parent", *titles, *tests, "epochs"):
-        table.add_column(title, justify="right")
+        table.add_column(Text(_harmless(title)), justify="right")
     for row in sorted(summary["front"], key=lambda row: [row["objectives"].get(key, math.inf) for key in keys]):
         values = [_text(row["objectives"].get(key)) for key in keys]
         tested = [_text(row["tasks"][task]["test_error"]) for task in tasks]
@@ -236,7 +281,12 @@ def _print_run(summary: Mapping[str, Any], run_dir: Path) -> None:
     hypervolume = summary["hypervolume"]
     console.print(f"hypervolume: {_text(hypervolume[-1] if hypervolume else None)} after {len(hypervolume)} generations")
     console.print("seconds: " + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in summary["seconds"].items()))
-    console.print(f"run directory: {run_dir}", markup=False, highlight=False)
+    console.print(_harmless(f"run directory: {run_dir}"), markup=False, highlight=False)
+
+
+def _harmless(text: str) -> str:
+    """Returns a text from a run directory without what a terminal would obey."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _text(value: float | None) -> str:

@@ -4,7 +4,7 @@ import inspect
 import json
 import os
 import platform
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
@@ -98,11 +98,18 @@ def differences(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[s
 
     What the record doesn't tell, since an older release made it, doesn't count; neither do places, nor a budget that is larger or as large.
     """
+    tasks = [list(config.get("tasks", {})) for config in (recorded, given)]
+    if tasks[0] != tasks[1]:
+        return [f"the tasks were {_listed(tasks[0])} and are {_listed(tasks[1])}"]
     old, new = dict(_flat(recorded)), dict(_flat(json.loads(json.dumps(given))))
     ignored = {*NOT_COMPARED, *(BUDGET if _grown(recorded, given) else ())}
     keys = old.keys() | new.keys() if "versions" in recorded else old.keys()  # the first schema's record has gaps
     compared = [key for key in sorted(keys) if key.partition(".")[0] not in ignored and f".{PLACES}." not in f".{key}."]
     return [f"{_name(key)} was {_shown(old.get(key))} and is {_shown(new.get(key))}" for key in compared if old.get(key) != new.get(key)]
+
+
+def _listed(tasks: Iterable[str]) -> str:
+    return ", ".join(task or "one without a name" for task in tasks)
 
 
 def _name(key: str) -> str:

@@ -29,7 +29,16 @@ class DataError(LemonadeError):
 
 
 class EvaluationError(LemonadeError):
-    """A candidate could not be evaluated (for instance: its loss is not a number)."""
+    """A candidate could not be evaluated (for instance: its loss is not a number).
+
+    Args:
+        text: one line for a person.
+        kind: of its failure; see `evaluation.failures.FailureKind`.
+    """
+
+    def __init__(self, text: str, kind: str = "not_a_number") -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 class HistoryError(LemonadeError):

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from lightning_lemonade.batches import BatchFormat, check_format
 from lightning_lemonade.callback import SearchCallback
+from lightning_lemonade.configuration import described, versions
 from lightning_lemonade.errors import ConfigurationError, DataError
-from lightning_lemonade.evaluation import Evaluator, TaskData, seeded
+from lightning_lemonade.evaluation import Evaluator, TaskData, from_data_module, seeded
 from lightning_lemonade.evaluation.evaluator import ModuleFactory
 from lightning_lemonade.front import Front, load
 from lightning_lemonade.module import LemonadeModule, Training
@@ -82,12 +84,16 @@ class LemonadeTrainer:
         seed: of every draw.
         calibration_size: training samples for the transfer of weights.
         threads_per_child: torch's threads; by default one where a sample has no more than 256 numbers, else left as they are.
+        max_child_time: the longest that one child may take, as `"DD:HH:MM:SS"`; one that takes longer fails.
+        max_failures: children that may fail in a row before the search stops.
+        keep_weights: `"front"` deletes the weights of candidates that left the front; `"all"` keeps them. The numbers stay in any case.
         module: makes a module from a spec and the settings of training; a subclass of LemonadeModule will do.
         batch_format: where a batch holds samples and targets: two keys of a dict or two places of a tuple, or a function of the batch
             that returns both. By default a tuple or list of two tensors, or a dict with usual names (`image` and `label`, ...).
         callbacks: of the search (`SearchCallback`), or of each child's training: Lightning callbacks, which are copied for every child, or
             classes and functions that make one.
-        run_dir: where everything is kept; by default a new folder in `lemonade_runs`.
+        run_dir: where everything is kept; by default a new folder in `lemonade_runs`. A run that is there already goes on, if it was
+            configured alike; its budget may be larger now.
         trainer_kwargs: for `pytorch_lightning.Trainer`, for instance `accelerator`, `devices`, `precision`.
 
     Raises:
@@ -116,6 +122,9 @@ class LemonadeTrainer:
         seed: int = 0,
         calibration_size: int = 512,
         threads_per_child: int | None = None,
+        max_child_time: str | None = None,
+        max_failures: int = 16,
+        keep_weights: Literal["front", "all"] = "front",
         module: ModuleFactory | None = None,
         batch_format: BatchFormat = None,
         callbacks: Sequence[SearchCallback | pl.Callback | Callable[[], pl.Callback]] = (),
@@ -138,6 +147,9 @@ class LemonadeTrainer:
             seed=seed,
             calibration_size=calibration_size,
             threads_per_child=threads_per_child,
+            max_child_seconds=None if max_child_time is None else parse_time(max_child_time, "max_child_time"),
+            max_failures=max_failures,
+            keep_weights=keep_weights,
             callbacks=tuple(callback for callback in callbacks if isinstance(callback, SearchCallback)),
             run_dir=None if run_dir is None else Path(run_dir),
             trainer_arguments=trainer_kwargs,
@@ -145,11 +157,19 @@ class LemonadeTrainer:
         self.module: ModuleFactory = module or LemonadeModule
         check_format(batch_format)
         self.batch_format = getattr(self.module, "batch_format", None) if batch_format is None else batch_format
-        self.training_callbacks = [_factory(callback) for callback in callbacks if not isinstance(callback, SearchCallback)]
+        of_children = [callback for callback in callbacks if not isinstance(callback, SearchCallback)]
+        self.training_callbacks = [_factory(callback) for callback in of_children]
+        self.described: dict[str, Any] = {
+            "module": described(self.module),
+            "batch_format": described(self.batch_format),
+            "training_callbacks": [described(callback) for callback in of_children],
+            "versions": versions(),
+        }
+        """What a run records beside the settings, as JSON values; `command` may be added, and isn't compared on resuming."""
         _check_trainer_arguments(trainer_kwargs)
 
     def search(self, datamodule: pl.LightningDataModule | Mapping[str, pl.LightningDataModule]) -> Front:
-        """Runs the search.
+        """Runs the search, or goes on with the one in `run_dir`.
 
         Args:
             datamodule: yields batches of samples (batch, *sample) and targets. Several by name are tasks: each architecture is trained for
@@ -160,7 +180,7 @@ class LemonadeTrainer:
 
         Raises:
             SearchError: if no network can be evaluated.
-            HistoryError: if the run directory holds a run already.
+            HistoryError: if the run directory holds a run of another configuration, or is in use, damaged, or can't be written.
             DataError: if a data module yields something else.
             ObjectiveError: if an objective names a task that there isn't.
         """
@@ -181,12 +201,14 @@ class LemonadeTrainer:
 
     def _search(self, ranks: Ranks, settings: SearchSettings, modules: Mapping[str, pl.LightningDataModule]) -> Path:
         """Runs the search on this rank; returns the run directory."""
+        of_tasks = {task: described(datamodule) for task, datamodule in modules.items()}  # before `setup` changes them
         tasks: dict[str, TaskData] = {}
         calibration: dict[str, Tensor] = {}
         try:
             for task, datamodule in modules.items():
                 with _named(task):
-                    ranks.prepare(datamodule.prepare_data, per_node=datamodule.prepare_data_per_node)
+                    with from_data_module(datamodule, "prepare_data"):
+                        ranks.prepare(datamodule.prepare_data, per_node=datamodule.prepare_data_per_node)
                     # a split that draws from the global generators is the same on every rank and in every run
                     with seeded(derived_seed(settings.seed, "data")):
                         tasks[task] = TaskData(datamodule, self.batch_format, classifies=_classifies(self.module))
@@ -203,16 +225,22 @@ class LemonadeTrainer:
                 seed=settings.seed,
                 trainer_arguments=settings.trainer_arguments,
                 callbacks=self.training_callbacks,
+                max_child_seconds=settings.max_child_seconds,
             )
-            return self._lead(ranks, settings, evaluator) if ranks.rank == 0 else ranks.follow(evaluator)
+            if ranks.rank:
+                return ranks.follow(evaluator)
+            for task, data in tasks.items():
+                facts = {"outputs": data.outputs, "class_names": data.class_names, "calibration": _checksum(calibration[task])}
+                of_tasks[task] = {"data": of_tasks[task], **facts}
+            return self._lead(ranks, settings, evaluator, self.described | {"tasks": of_tasks})
         finally:
             for data in tasks.values():
                 data.close()
 
-    def _lead(self, ranks: Ranks, settings: SearchSettings, evaluator: Evaluator) -> Path:
+    def _lead(self, ranks: Ranks, settings: SearchSettings, evaluator: Evaluator, described: Mapping[str, Any]) -> Path:
         """Runs the search on rank 0, and tells the others how it ended; returns the run directory."""
         try:
-            run = Run(settings, ranks, evaluator)
+            run = Run(settings, ranks, evaluator, described)
             run.go()
         except BaseException as error:
             ranks.dismiss(Stop(None, f"{type(error).__name__}: {error}"))
@@ -232,6 +260,12 @@ def _objectives(objectives: Sequence[str | Objective] | str | None, metric: str 
         return resolve([own, "params", "macs"])
     others = objectives.split(",") if isinstance(objectives, str) else list(objectives)
     return resolve([own if given == metric else given for given in ([] if metric in others else [metric]) + others])
+
+
+def _checksum(batch: Tensor) -> str:
+    """Returns a text that two calibration batches share exactly when they are equal."""
+    content = batch.detach().cpu().contiguous()
+    return hashlib.sha256(f"{content.dtype} {tuple(content.shape)} ".encode() + content.numpy().tobytes()).hexdigest()
 
 
 def _classifies(module: ModuleFactory) -> bool:

@@ -72,6 +72,7 @@ class FakeTrainer:
         **trainer_kwargs: Any,
     ) -> None:
         self.callbacks: Any = callbacks
+        self.described: dict[str, Any] = {}
         self.arguments = {
             "objectives": objectives,
             "limits": limits,
@@ -188,7 +189,10 @@ def test_show_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = recorded(tmp_path / "run").history.candidate(1)
     assert cli.main(["show", str(tmp_path / "run"), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert set(shown) == {"objectives", "front", "hypervolume", "bounds", "candidates", "seconds", "total_epochs"}
+    own = {"status", "stop_reason", "disk"}
+    assert set(shown) == {"objectives", "front", "hypervolume", "bounds", "candidates", "seconds", "total_epochs"} | own
+    assert (shown["status"], shown["stop_reason"]) == ("finished", "")
+    assert shown["disk"]["total"] > shown["disk"]["weights"] > 0
     assert shown["objectives"][1] == {"name": "params", "unit": "parameters", "stage": "spec"}
     first, second = shown["front"]
     assert (first["id"], first["parent"], first["start_error"], first["test_error"], first["mutations"]) == (0, None, None, None, [])

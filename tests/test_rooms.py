@@ -33,7 +33,8 @@ ALLOWED = {
     "trainer": {"run", "front"},
     "callbacks": {"callback", "front"},
     "datamodules": set(),
-    "cli": {"trainer", "callbacks", "datamodules", "parsing"},
+    "recorded": {"history", "parsing"},
+    "cli": {"trainer", "callbacks", "datamodules", "recorded"},
 }
 """What a room may import, besides `errors` and what these may import."""
 

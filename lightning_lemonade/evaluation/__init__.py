@@ -1,7 +1,20 @@
 """One child's evaluation: inherit, fine-tune, validate."""
 
 from lightning_lemonade.evaluation.data import TaskData
-from lightning_lemonade.evaluation.evaluator import Evaluation, EvaluationRequest, Evaluator, TestRequest
+from lightning_lemonade.evaluation.evaluator import Evaluator
+from lightning_lemonade.evaluation.failures import FAILURE_KINDS, FailureKind, from_data_module
+from lightning_lemonade.evaluation.requests import Evaluation, EvaluationRequest, TestRequest
 from lightning_lemonade.evaluation.scopes import seeded, timed
 
-__all__ = ["Evaluation", "EvaluationRequest", "Evaluator", "TaskData", "TestRequest", "seeded", "timed"]
+__all__ = [
+    "FAILURE_KINDS",
+    "Evaluation",
+    "EvaluationRequest",
+    "Evaluator",
+    "FailureKind",
+    "TaskData",
+    "TestRequest",
+    "from_data_module",
+    "seeded",
+    "timed",
+]

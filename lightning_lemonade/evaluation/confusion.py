@@ -10,6 +10,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from lightning_lemonade.batches import BatchFormat, unpack
 from lightning_lemonade.errors import DataError
 from lightning_lemonade.evaluation.data import LEAN, TaskData, overrides
+from lightning_lemonade.evaluation.failures import from_data_module
 from lightning_lemonade.evaluation.scopes import quiet
 from lightning_lemonade.graph import spec_of
 
@@ -35,7 +36,8 @@ def confusion_matrix(
     """
     if split not in ("val", "test") or not overrides(datamodule, f"{split}_dataloader"):
         raise DataError(f"{type(datamodule).__name__} has no {split}_dataloader: give split='val' or 'test', whichever it has")
-    datamodule.prepare_data()
+    with from_data_module(datamodule, "prepare_data"):
+        datamodule.prepare_data()
     data = TaskData(datamodule, batch_format)
     answers = _Answers(network, batch_format)
     try:

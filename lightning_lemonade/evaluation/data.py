@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_lemonade.batches import BatchFormat, unpack
 from lightning_lemonade.errors import DataError
+from lightning_lemonade.evaluation.failures import from_data_module
 from lightning_lemonade.evaluation.scopes import quiet, seeded
 from lightning_lemonade.search.randomness import derived_rng
 
@@ -34,12 +35,16 @@ class TaskData(pl.LightningDataModule):
         datamodule: the user's, of `pytorch_lightning` or `lightning`; whoever calls has had its `prepare_data` run.
         batch_format: where its batches hold samples and targets.
         classifies: whether the targets must be classes; set where the loss takes nothing else.
+
+    Raises:
+        DataError: if the data module's `setup` raises.
     """
 
     def __init__(self, datamodule: pl.LightningDataModule, batch_format: BatchFormat = None, *, classifies: bool = True) -> None:
         super().__init__()
         self.inner, self.batch_format, self.classifies = datamodule, batch_format, classifies
-        datamodule.setup("fit")
+        with from_data_module(datamodule, "setup"):
+            datamodule.setup("fit")
         self._stages = ["fit"]
         self.evaluated_split: Literal["val", "test"] = "val"
         self._looked_at: DataLoader[Any] | None = None
@@ -127,7 +132,7 @@ class TaskData(pl.LightningDataModule):
         many as the largest says; other targets are values: as many as (batch, values) says, or one for (batch,).
 
         Raises:
-            DataError: if a loader is missing or empty, samples aren't float32, or the targets don't fit.
+            DataError: if a loader is missing, raises or is empty, samples aren't float32, or the targets don't fit.
         """
         for split in ("train", "val"):
             if not overrides(self.inner, f"{split}_dataloader"):
@@ -139,10 +144,10 @@ class TaskData(pl.LightningDataModule):
             return self._shapes()
 
     def _shapes(self) -> tuple[tuple[int, ...], int]:
-        train = self.train_dataloader()
+        train = self._loader("train")
         _refuse_stream(train)
-        first = self._look(train, limit_val_batches=1)
-        held = self._look(self.val_dataloader(), limit_val_batches=1)
+        first = self._look("train", train, limit_val_batches=1)
+        held = self._look("val", self._loader("val"), limit_val_batches=1)
         for split, seen in (("train", first), ("val", held)):
             if not seen.targets:
                 raise DataError(f"{split}_dataloader yields no batch: it needs more samples, a smaller batch size, or drop_last=False")
@@ -184,8 +189,8 @@ class TaskData(pl.LightningDataModule):
         """Returns the number of classes: the data module's, or as many as the training and validation labels show."""
         some, classes = torch.cat([*map(torch.flatten, first.targets), *map(torch.flatten, held.targets)]), self._said()
         if classes is None:
-            train = self._look(self.train_dataloader(), keep_samples=False).flat_targets()
-            some = torch.cat([train, self._look(self.val_dataloader(), keep_samples=False).flat_targets()])
+            train = self._look("train", self._loader("train"), keep_samples=False).flat_targets()
+            some = torch.cat([train, self._look("val", self._loader("val"), keep_samples=False).flat_targets()])
             classes = 1 + int(some.max())
             unseen = sorted(set(range(classes)) - set(train.tolist()))
             if unseen:
@@ -205,27 +210,36 @@ class TaskData(pl.LightningDataModule):
         the hooks is off, augmentation inside the dataset stays.
 
         Raises:
-            DataError: if the training loader is no DataLoader, its data can't be indexed, or samples and targets aren't found in a batch.
+            DataError: if the training loader raises or is no DataLoader, its data can't be indexed, or samples and targets aren't found in
+                a batch.
         """
-        loader = self.train_dataloader()
+        loader = self._loader("train")
         _refuse_stream(loader)
-        total = len(loader.dataset)
+        with from_data_module(self.inner, "train_dataloader's data set"):
+            total = len(loader.dataset)
         if total < 2:
             raise DataError(f"a search needs at least two training samples, got {total}")
         order = derived_rng(seed, "calibration").permutation(total)[:size]
         batches = DataLoader(loader.dataset, batch_size=256, sampler=[int(i) for i in order], collate_fn=loader.collate_fn, num_workers=0)
-        return torch.cat(self._look(batches).samples)
+        return torch.cat(self._look("train", batches).samples)
 
-    def _look(self, loader: DataLoader[Any], *, keep_samples: bool = True, limit_val_batches: int | None = None) -> "_Collector":
-        """Passes a loader's batches through the data module's hooks on the CPU, and returns what came out."""
+    def _loader(self, split: Literal["train", "val"]) -> Any:  # noqa: ANN401 (a loader, or several)
+        """Returns a new loader, before the search: what the data module raises there is a DataError."""
+        with from_data_module(self.inner, f"{split}_dataloader"):
+            return self.inner.train_dataloader() if split == "train" else self.inner.val_dataloader()
+
+    def _look(
+        self, split: str, loader: DataLoader[Any], *, keep_samples: bool = True, limit_val_batches: int | None = None
+    ) -> "_Collector":
+        """Passes a split's batches through the data module's hooks on the CPU, and returns what came out."""
         collector, self._looked_at = _Collector(keep_samples, self.batch_format), loader
         try:
-            with quiet():
+            with from_data_module(self.inner, f"{split}_dataloader's batches"), quiet():
                 trainer = pl.Trainer(
                     **LEAN, accelerator="cpu", devices=1, use_distributed_sampler=False, limit_val_batches=limit_val_batches
                 )
                 trainer.validate(collector, datamodule=self, verbose=False)
-        except RuntimeError as error:
+        except DataError as error:
             if "stack expects each tensor to be equal size" not in str(error):
                 raise
             raise DataError(
@@ -271,5 +285,5 @@ def overrides(datamodule: object, method: str) -> bool:
     return method in vars(datamodule) or (found is not None and not getattr(found, "__module__", "").endswith("core.hooks"))
 
 
-def _sizes(error: RuntimeError) -> str:
+def _sizes(error: DataError) -> str:
     return " and ".join(re.findall(r"\[[\d, ]*\]", str(error))[:2])

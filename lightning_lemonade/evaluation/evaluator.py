@@ -1,9 +1,11 @@
 """One child: inherit, measure, fine-tune, validate."""
 
+import gc
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,56 +16,27 @@ from torch import Generator, Tensor
 from lightning_lemonade.callback import Heir, Inheritance
 from lightning_lemonade.errors import ConfigurationError, DataError, EvaluationError
 from lightning_lemonade.evaluation.data import LEAN, TaskData
-from lightning_lemonade.evaluation.scopes import quiet, seed_all, seeded, timed
+from lightning_lemonade.evaluation.failures import failure_of, memory_error, ran_out_of_memory
+from lightning_lemonade.evaluation.halves import halve
+from lightning_lemonade.evaluation.limit import AfterEachBatch, OutOfTime, TimeLimit
+from lightning_lemonade.evaluation.requests import Evaluation, EvaluationRequest, Spent, TestRequest
+from lightning_lemonade.evaluation.scopes import quiet, seeded, several_processes, timed
+from lightning_lemonade.evaluation.watch import Watch, check_output
 from lightning_lemonade.graph import Conv2d, GraphSpec, Linear, Output, initialise, is_module, with_outputs
 from lightning_lemonade.module import LemonadeModule, Training
 from lightning_lemonade.morphisms import Mutation, State, network_with
 from lightning_lemonade.morphisms.state import load_state
 from lightning_lemonade.objectives import Error, Objective, SpecObjective, TrainedObjective
-from lightning_lemonade.search import Child, Failure, Measurement, Outcome, TaskResult, derived_seed
+from lightning_lemonade.search import Measurement, Outcome, derived_seed
 
 ModuleFactory = Callable[[GraphSpec, Training], LemonadeModule]
-
-
-@dataclass(frozen=True)
-class EvaluationRequest:
-    """A child to evaluate, with what it inherits.
-
-    Attributes:
-        child: the candidate.
-        parent: the parent's architecture; None if nothing is inherited.
-        weights: the parent's weights by task.
-    """
-
-    child: Child
-    parent: GraphSpec | None
-    weights: Mapping[str, State]
-
-
-@dataclass(frozen=True)
-class TestRequest:
-    """A trained candidate to measure on the test split.
-
-    Attributes:
-        spec: its architecture.
-        weights: its weights by task.
-    """
-
-    __test__ = False  # no test class, though its name begins like one
-    spec: GraphSpec
-    weights: Mapping[str, State]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """An outcome with the trained weights by task (empty if it failed)."""
-
-    outcome: Outcome
-    weights: Mapping[str, State]
+T = TypeVar("T")
 
 
 class Evaluator:
     """Evaluates children in this process, each with fresh Lightning trainers.
+
+    Where tasks differ in their outputs, each has a network of the same architecture with outputs of its own (see `with_outputs`).
 
     Args:
         tasks: the data by task name.
@@ -74,8 +47,10 @@ class Evaluator:
         seed: the search's.
         trainer_arguments: for `pytorch_lightning.Trainer`.
         callbacks: factories of Lightning callbacks, called for each child.
+        max_child_seconds: how long the evaluation of one child may take, all tasks together.
 
-    Where tasks differ in their outputs, each has a network of the same architecture with outputs of its own (see `with_outputs`).
+    Raises:
+        ConfigurationError: if `max_child_seconds` isn't positive.
     """
 
     def __init__(
@@ -89,84 +64,154 @@ class Evaluator:
         seed: int,
         trainer_arguments: Mapping[str, Any],
         callbacks: Sequence[Callable[[], pl.Callback]] = (),
+        max_child_seconds: float | None = None,
     ) -> None:
         self.tasks, self.calibration, self.objectives, self.training = tasks, calibration, objectives, training
         self.factory, self.seed, self.trainer_arguments, self.callbacks = factory, seed, dict(trainer_arguments), callbacks
+        self._limit = TimeLimit(max_child_seconds)
         self._tried: set[str] = set()
 
     def evaluate(self, request: EvaluationRequest) -> Evaluation:
-        """Evaluates a child. What its training raises becomes a failure with a kind and a text; its cost up to there is kept."""
-        seconds = {"inherit": 0.0, "fit": 0.0, "validate": 0.0}
-        results: dict[str, TaskResult] = {}
-        child = request.child
-        try:
-            with quiet(), seeded(derived_seed(self.seed, "fit", child.id)):
-                return self._evaluate(request, seconds, results)
-        except SystemExit as stop:
-            if isinstance(stop.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C inside fit
-                raise KeyboardInterrupt from stop
-            if isinstance(stop, SIGTERMException):
-                raise
-            failure = Failure("exception", f"SystemExit: {stop}")
-        except (ConfigurationError, DataError):  # the same for every child: no failure of this one
-            raise
-        except EvaluationError as error:
-            failure = Failure("not_a_number", str(error))
-        except Exception as error:
-            failure = Failure("exception", f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0])
-        return Evaluation(Outcome(child.id, failure=failure, tasks=results, seconds=seconds), {})
+        """Evaluates a child. What its training raises becomes a failure with a kind and a text; its cost up to there is kept.
 
-    def _evaluate(self, request: EvaluationRequest, seconds: dict[str, float], results: dict[str, TaskResult]) -> Evaluation:
-        """Evaluates a child; `results` holds each task's cost also where this raises."""
+        A child that runs out of memory is evaluated once more, with half of each batch at a time, from the same weights and seed.
+        """
+        child, spent = request.child, Spent()
+
+        def attempt(halved: bool) -> Evaluation:
+            with quiet(), seeded(derived_seed(self.seed, "fit", child.id)):
+                return self._evaluate(request, spent, halved)
+
+        try:
+            with self._limit.running():
+                return self._twice(attempt, child.spec, f"candidate {child.id}")
+        except (ConfigurationError, DataError, SIGTERMException):  # the same for every child, or for the search: no failure of this one
+            raise
+        except (Exception, SystemExit, OutOfTime) as error:
+            self._limit.stop()
+            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):  # Lightning's form of Ctrl-C inside fit
+                raise KeyboardInterrupt from error
+            failure = failure_of(error)
+        self._let_go(free=failure.kind == "out_of_memory")
+        return Evaluation(Outcome(child.id, failure=failure, tasks=spent.results, seconds=spent.seconds), {})
+
+    def test(self, request: TestRequest) -> dict[str, float]:
+        """Returns each task's first trained objective on the test split, for tasks that have one.
+
+        Raises:
+            EvaluationError: if there is too little memory, also for half of each batch at a time.
+        """
+
+        def attempt(halved: bool) -> dict[str, float]:
+            with quiet(), seeded(derived_seed(self.seed, "test")):
+                return self._test(request, halved)
+
+        return self._twice(attempt, request.spec, "a candidate that is tested")
+
+    def _twice(self, attempt: Callable[[bool], T], spec: GraphSpec, who: str) -> T:
+        """Returns what an attempt gives with whole batches, or with half of each at a time where these take too much memory.
+
+        Raises:
+            EvaluationError: of the kind `out_of_memory`.
+        """
+        try:
+            return attempt(False)
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            if why_not := self._why_whole(spec):
+                raise memory_error(error, why_not) from error
+        self._let_go(free=True)  # here the exception is gone, whose traceback holds every tensor that was there when it was raised
+        warnings.warn(f"{who} ran out of memory, and is tried again with half of each batch at a time", stacklevel=3)
+        try:
+            return attempt(True)
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            raise memory_error(error, "also with half of each batch at a time") from error
+
+    def _why_whole(self, spec: GraphSpec) -> str:
+        """Returns why an architecture can't be trained with half of each batch at a time; empty where it can."""
+        if several_processes():  # one of them alone may have too little memory, while the others wait for its gradients
+            return "and where several processes train a child, it isn't tried again with smaller batches"
+        if not all(self._module(spec, data).automatic_optimization for data in self.tasks.values()):
+            return "and a module that steps by itself isn't tried again with smaller batches"
+        return ""
+
+    def _let_go(self, *, free: bool) -> None:
+        """Lets go of the last module, which trainers keep and data modules keep by their trainer; `free` frees its memory at once."""
+        self.__dict__.pop("_validator", None)
+        for data in self.tasks.values():
+            data.trainer = None
+        if free:  # takes some tenths of a second
+            gc.collect()
+            torch.cuda.empty_cache()
+
+    def _evaluate(self, request: EvaluationRequest, spent: Spent, halved: bool) -> Evaluation:
+        """Evaluates a child; `spent` holds its cost also where this raises."""
         child, weights = request.child, {}
         values: dict[str, Measurement] = {}
-        epochs = self.training.initial_epochs if child.parent is None else self.training.epochs
         for task, data in self.tasks.items():
-            with timed(seconds, "inherit"):
-                module = self._module(child.spec, data)
-                if request.parent is None:
-                    initialise(module.network)
-                else:
-                    load_state(module.network, self._inherited(request, request.parent, task))
+            with timed(spent.seconds, "inherit"):
+                module = self._begun(request, task)
                 if module.spec == child.spec:  # the widest outputs of any task are the ones that count
                     values |= self._architecture(module, child.spec)
-            self._try(task, module)
-            start = None
-            if request.parent is not None:
-                with timed(seconds, "validate"):
-                    start = self._quality(task, self.metrics(module, data))
-            watch = _Watch(derived_seed(self.seed, "fit", child.id))
-            callbacks = [make() for make in self.callbacks]
-            heirs = [callback for callback in callbacks if isinstance(callback, Heir)]
-            try:
-                with timed(seconds, "fit"):
-                    self._introduce(heirs, module, request, task)
-                    arguments = self._arguments() | {"max_epochs": epochs, "limit_val_batches": 0}
-                    pl.Trainer(**arguments, callbacks=[watch, *callbacks]).fit(module, datamodule=data)
-                if not watch.images:
-                    raise ConfigurationError("the training saw no batch: see train_dataloader's batch size and limit_train_batches")
-            finally:
-                results[task] = TaskResult(start, {}, watch.epochs, watch.images, sum(heir.teacher_images for heir in heirs))
-            with timed(seconds, "validate"):
-                metrics = self.metrics(module, data)
-            results[task] = replace(results[task], metrics=metrics)
+                check_output(module, self.calibration[task][:2], with_outputs(child.spec, data.outputs).output_shape)
+            if halved:
+                halve(module)
+            metrics = self._trained(module, request, task, spent)
             weights[task] = {name: tensor.detach().cpu() for name, tensor in module.network.state_dict().items()}
-            for objective in self._trained(task):
+            for objective in self._trained_objectives(task):
                 values[objective.key] = Measurement(objective.of_metrics(metrics))
         for key, measured in values.items():
             if not np.isfinite(measured.value):
                 raise EvaluationError(f"objective {key} is {measured.value}")
-        return Evaluation(Outcome(child.id, values, None, results, seconds), weights)
+        return Evaluation(Outcome(child.id, values, None, spent.results, spent.seconds), weights)
 
-    def test(self, request: TestRequest) -> dict[str, float]:
-        """Returns each task's first trained objective on the test split, for tasks that have one."""
+    def _trained(self, module: LemonadeModule, request: EvaluationRequest, task: str, spent: Spent) -> dict[str, float]:
+        """Trains a child's module for a task; returns its metrics."""
+        data = self.tasks[task]
+        self._try(task, module)
+        start = None
+        if request.parent is not None:
+            with timed(spent.seconds, "validate"):
+                start = self._quality(task, self.metrics(module, data))
+        watch = Watch(derived_seed(self.seed, "fit", request.child.id))
+        callbacks = [make() for make in self.callbacks]
+        heirs = [callback for callback in callbacks if isinstance(callback, Heir)]
+        epochs = self.training.initial_epochs if request.child.parent is None else self.training.epochs
+        try:
+            with timed(spent.seconds, "fit"):
+                self._introduce(heirs, module, request, task)
+                arguments = self._arguments() | {"max_epochs": epochs, "limit_val_batches": 0}
+                pl.Trainer(**arguments, callbacks=[watch, AfterEachBatch(self._limit), *callbacks]).fit(module, datamodule=data)
+            if not watch.images:
+                raise ConfigurationError("the training saw no batch: see train_dataloader's batch size and limit_train_batches")
+        finally:
+            spent.add(task, start, watch, heirs)
+        with timed(spent.seconds, "validate"):
+            metrics = self.metrics(module, data)
+        spent.results[task] = replace(spent.results[task], metrics=metrics)
+        return metrics
+
+    def _begun(self, request: EvaluationRequest, task: str) -> LemonadeModule:
+        """Returns a child's module for a task, with the weights that its training begins with."""
+        module = self._module(request.child.spec, self.tasks[task])
+        if request.parent is None:
+            initialise(module.network)
+        else:
+            load_state(module.network, self._inherited(request, request.parent, task))
+        return module
+
+    def _test(self, request: TestRequest, halved: bool) -> dict[str, float]:
         errors = {}
-        with quiet(), seeded(derived_seed(self.seed, "test")):
-            for task, data in self.tasks.items():
-                if data.has_test:
-                    module = self._module(request.spec, data)
-                    load_state(module.network, request.weights[task])
-                    errors[task] = self._quality(task, self.metrics(module, data, "test"))
+        for task, data in self.tasks.items():
+            if data.has_test:
+                module = self._module(request.spec, data)
+                load_state(module.network, request.weights[task])
+                if halved:
+                    halve(module)
+                errors[task] = self._quality(task, self.metrics(module, data, "test"))
         return errors
 
     def _architecture(self, module: LemonadeModule, spec: GraphSpec) -> dict[str, Measurement]:
@@ -188,13 +233,13 @@ class Evaluator:
             module.batch_format = data.batch_format
         return module
 
-    def _trained(self, task: str) -> list[TrainedObjective]:
+    def _trained_objectives(self, task: str) -> list[TrainedObjective]:
         """Returns the trained objectives of a task, in order."""
         return [o for o in self.objectives if isinstance(o, TrainedObjective) and o.task == task]
 
     def _quality(self, task: str, metrics: Mapping[str, float]) -> float:
         """Returns a task's first trained objective; its error where it has none."""
-        values = [objective.of_metrics(metrics) for objective in self._trained(task)]
+        values = [objective.of_metrics(metrics) for objective in self._trained_objectives(task)]
         return values[0] if values else Error().of_metrics(metrics)
 
     def _inherited(self, request: EvaluationRequest, spec: GraphSpec, task: str) -> State:
@@ -219,7 +264,9 @@ class Evaluator:
     @cached_property
     def _validator(self) -> pl.Trainer:
         """One trainer validates all networks, unlike fits, for which each needs its own."""
-        return pl.Trainer(**self._arguments(), use_distributed_sampler=False)  # every rank sees each sample once
+        return pl.Trainer(
+            **self._arguments(), callbacks=[AfterEachBatch(self._limit)], use_distributed_sampler=False
+        )  # every rank sees each sample once
 
     def metrics(self, module: LemonadeModule, data: TaskData, split: Literal["val", "test"] = "val") -> dict[str, float]:
         """Returns a module's metrics on a split (`val` or `test`) by name."""
@@ -259,46 +306,3 @@ def joints(parent: GraphSpec, mutations: Sequence[Mutation]) -> list[str]:
     ]
     layers = [node.id for node in changed if isinstance(node.op, Conv2d | Linear)]
     return layers or [node.id for node in changed if is_module(node.op)]
-
-
-class _Watch(pl.Callback):
-    """Counts what a training costs, and sees that its loss and its weights stay finite.
-
-    What isn't finite on one of several ranks is raised on all of them, at the end of the epoch: one rank that stopped at once would
-    leave the others waiting for its gradients.
-
-    Args:
-        seed: the child's.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.images = self.epochs = 0
-        self._losses: Tensor | float = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.world_size > 1:  # each rank draws dropout and augmentation of its own
-            seed_all(derived_seed(self.seed, "rank", trainer.global_rank))
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        self.images += len(cast(LemonadeModule, pl_module).unpack(batch)[0]) * trainer.world_size
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor):  # summed on the device: looking at each one would make every step wait
-            self._losses = self._losses + loss.detach().float()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.epochs += 1
-        losses, self._losses = torch.as_tensor(self._losses, device=pl_module.device), 0.0
-        self._check(trainer, losses.isfinite().all(), f"the loss was nan or infinite in epoch {self.epochs}")
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        weights = pl_module.get_submodule("network").state_dict()
-        finite = [tensor.isfinite().all() for tensor in weights.values()]
-        self._check(trainer, torch.stack(finite).all(), "the trained weights are nan or infinite")
-
-    def _check(self, trainer: pl.Trainer, finite: Tensor, problem: str) -> None:
-        """Raises on every rank if something isn't finite on any."""
-        if float(trainer.strategy.reduce((~finite).float(), reduce_op="max")):
-            raise EvaluationError(f"{problem}: lower the learning rate or check the data")

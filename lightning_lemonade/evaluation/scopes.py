@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 _LIGHTNING_SEED = "PL_GLOBAL_SEED"
@@ -78,3 +79,8 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def several_processes() -> bool:
+    """Returns whether several processes train each child together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -58,7 +58,7 @@ class Failure:
     """Why a child has no values.
 
     Attributes:
-        kind: `exception`, `not_a_number`, `limit` ...
+        kind: see `evaluation.FailureKind`.
         text: one line for a person.
     """
 
@@ -105,6 +105,23 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Outline:
+    """What is remembered of a candidate when its architecture is not needed any more.
+
+    Attributes:
+        parameter_count: of its architecture.
+        macs: of its architecture.
+        values: every objective's value by key.
+        epochs: see `Member`.
+    """
+
+    parameter_count: int
+    macs: int
+    values: Mapping[str, float]
+    epochs: int
+
+
+@dataclass(frozen=True)
 class Member:
     """A member of the population.
 
@@ -119,3 +136,8 @@ class Member:
     spec: GraphSpec
     values: Mapping[str, float]
     epochs: int = 0
+
+    @property
+    def outline(self) -> Outline:
+        """What is remembered of it."""
+        return Outline(self.spec.parameter_count, self.spec.macs, self.values, self.epochs)

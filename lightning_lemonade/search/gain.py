@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lightning_lemonade.graph import GraphSpec
-from lightning_lemonade.search.candidate import Member, Proposal
+from lightning_lemonade.search.candidate import Member, Outline, Proposal
 from lightning_lemonade.search.dominance import hypervolume
 from lightning_lemonade.search.knowledge import Knowledge
 
@@ -109,12 +109,12 @@ class ChangeModel:
         bounds: the objective's, of the hypervolume.
     """
 
-    def __init__(self, families: Sequence[tuple[Member, Member]], key: str, bounds: tuple[float, float]) -> None:
+    def __init__(self, families: Sequence[tuple[Outline, Outline]], key: str, bounds: tuple[float, float]) -> None:
         self.key = key
         self._least = LEAST_SCALE * (bounds[1] - bounds[0])
         self._model: Pipeline | None = None
         if len(families) >= FEWEST_FAMILIES:
-            features = np.array([_features(parent, child.spec, child.epochs) for parent, child in families])
+            features = np.array([_features(parent, child, child.epochs) for parent, child in families])
             changes = [child.values[key] / self._scale(parent) - parent.values[key] / self._scale(parent) for parent, child in families]
             self._model = make_pipeline(StandardScaler(), BayesianRidge()).fit(features, np.array(changes))
 
@@ -129,17 +129,15 @@ class ChangeModel:
         old, scale = np.array([m.values[self.key] for m in parents]), np.array([self._scale(m) for m in parents])
         if self._model is None:
             return old + PRIOR[0] * scale, PRIOR[1] * scale
-        features = np.array([_features(m, spec, m.epochs + epochs) for m, spec in zip(parents, specs, strict=True)])
+        features = np.array([_features(m.outline, spec, m.epochs + epochs) for m, spec in zip(parents, specs, strict=True)])
         mean, spread = self._model.predict(features, return_std=True)
         return old + mean * scale, spread * scale
 
-    def _scale(self, member: Member) -> float:
+    def _scale(self, member: Member | Outline) -> float:
         return max(abs(member.values[self.key]), self._least)
 
 
-def _features(parent: Member, spec: GraphSpec, epochs: int) -> list[float]:
-    params, macs = (
-        log(max(1, spec.parameter_count) / max(1, parent.spec.parameter_count)),
-        log(max(1, spec.macs) / max(1, parent.spec.macs)),
-    )
-    return [params, abs(params), macs, abs(macs), 1 / max(1, epochs), log(max(1, spec.parameter_count))]
+def _features(parent: Outline, child: Outline | GraphSpec, epochs: int) -> list[float]:
+    params = log(max(1, child.parameter_count) / max(1, parent.parameter_count))
+    macs = log(max(1, child.macs) / max(1, parent.macs))
+    return [params, abs(params), macs, abs(macs), 1 / max(1, epochs), log(max(1, child.parameter_count))]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_lemonade.search.candidate import Member
+from lightning_lemonade.search.candidate import Member, Outline
 from lightning_lemonade.search.dominance import Bounds
 
 
@@ -21,7 +21,7 @@ class Knowledge:
     """
 
     population: Sequence[Member]
-    families: Sequence[tuple[Member, Member]]
+    families: Sequence[tuple[Outline, Outline]]
     cheap: Sequence[str]
     keys: Sequence[str]
     bounds: Bounds

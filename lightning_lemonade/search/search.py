@@ -9,7 +9,7 @@ import numpy as np
 from lightning_lemonade.errors import SearchError
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.morphisms import Mutation
-from lightning_lemonade.search.candidate import Child, Member, Outcome, Proposal
+from lightning_lemonade.search.candidate import Child, Member, Outcome, Outline, Proposal
 from lightning_lemonade.search.dominance import Bounds, hypervolume
 from lightning_lemonade.search.knowledge import Knowledge
 from lightning_lemonade.search.limits import Limits
@@ -57,7 +57,7 @@ class Search:
 
     Attributes:
         population: the members.
-        members: all that were evaluated, by id.
+        members: the population and the parents of what is in flight, by id.
         in_flight: children accepted and not told of yet, by id.
     """
 
@@ -83,7 +83,7 @@ class Search:
         self.in_flight: dict[int, Child] = {}
         self._seen: set[str] = set()
         self._next_id = 0
-        self._families: list[tuple[Member, Member]] = []
+        self._families: list[tuple[Outline, Outline]] = []
         self._trained_on: set[int] = set()
 
     def start(self, specs: Iterable[GraphSpec]) -> Asked:
@@ -141,8 +141,10 @@ class Search:
                 member = self.members[child.id] = Member(child.id, child.spec, values, epochs)
                 candidates.append(member)
                 if parent:
-                    self._families.append((parent, member))
+                    self._families.append((parent.outline, member.outline))
         self.population = self.survival.select(candidates, self.keys)
+        needed = {member.id for member in self.population} | {child.parent for child in self.in_flight.values()}
+        self.members = {number: member for number, member in self.members.items() if number in needed}
         return before != [member.id for member in self.population]
 
     def adopt(self, children: Iterable[Child]) -> None:

@@ -208,7 +208,8 @@ def test_a_training_that_fails_keeps_what_it_cost():
     evaluator = make_evaluator(Halfway)
     outcome = evaluator.evaluate(EvaluationRequest(Child(SPEC, 0, None, (), {}, 0), None, {})).outcome
     images = len(evaluator.tasks[""].inner.train_dataloader().dataset)
-    assert outcome.failure.text == "RuntimeError: in the second epoch"
+    line = Halfway.loss.__code__.co_firstlineno + 2
+    assert outcome.failure.text == f"RuntimeError: in the second epoch (test_evaluator.py, line {line})"
     assert (outcome.tasks[""].epochs, outcome.tasks[""].images, outcome.tasks[""].metrics) == (1, images, {})
     assert outcome.seconds["fit"] > 0
 

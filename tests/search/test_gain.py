@@ -30,7 +30,7 @@ def families(count, change):
     for i in range(count):
         parent, factor = member(2 * i, 8 + i % 4, 0.2 + 0.01 * (i % 3)), (0.5, 1, 2)[i % 3]
         child = member(2 * i + 1, int((8 + i % 4) * factor), parent.values["error"] * change(factor), epochs=6)
-        made.append((parent, child))
+        made.append((parent.outline, child.outline))
     return made
 
 
@@ -84,7 +84,7 @@ def test_no_proposals_give_no_children():
 
 def test_one_parent_without_any_error_does_not_spoil_the_model():
     ordinary = families(30, lambda factor: 0.9 / factor**0.3)
-    perfect = (member(98, 8, 0.0), member(99, 8, 0.02, epochs=6))
+    perfect = (member(98, 8, 0.0).outline, member(99, 8, 0.02, epochs=6).outline)
     model = ChangeModel([*ordinary, perfect], "error", BOUNDS["error"])
     parent = member(0, 9, 0.2)
     (shrunk, kept, grown), spread = model.predict([parent] * 3, [member(0, width, 0).spec for width in (5, 9, 18)], 3)

@@ -134,7 +134,29 @@ def test_without_inheritance_no_member_is_trained_on_and_epochs_are_a_childs_own
     assert all(child.mutations for child in children)
     task = TaskResult(None, {}, 3, 100)
     search.tell(replace(evaluated(child, 0.1), tasks={"": task}) for child in children)
-    assert {search.members[child.id].epochs for child in children} == {3}
+    asked = {child.id for child in children}
+    assert {member.epochs for member in search.population if member.id in asked} == {3}
+
+
+def test_only_what_children_may_inherit_from_is_remembered():
+    search = started()
+    first = search.ask(derived_rng(0, "ask", 1), 4, 1).children
+    search.tell(evaluated(child, 0.0001) for child in first[:1])
+    assert set(search.members) == {member.id for member in search.population} | {child.parent for child in first[1:]}
+    search.tell(evaluated(child, 0.9) for child in first[1:])
+    assert set(search.members) == {member.id for member in search.population}
+
+
+def test_adopted_children_are_as_accepted_ones():
+    one, other = started(), started()
+    children = one.ask(derived_rng(0, "ask", 1), 4, 1).children
+    other.adopt(children)
+    for search in (one, other):
+        search.tell(evaluated(child, 0.1 + 0.01 * child.id) for child in children)
+    assert one.population == other.population
+    assert one.ask(derived_rng(0, "ask", 2), 4, 2) == other.ask(derived_rng(0, "ask", 2), 4, 2)
+    with pytest.raises(SearchError, match="candidate 4 can't follow"):
+        other.adopt(children)
 
 
 def test_asking_an_empty_population_is_an_error():

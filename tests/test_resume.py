@@ -1,0 +1,389 @@
+"""A search that was interrupted goes on as if it had not been."""
+
+import json
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback, cli, run
+from lightning_lemonade.datamodules import DigitsDataModule
+from lightning_lemonade.errors import ConfigurationError, HistoryError, SearchError
+from lightning_lemonade.history import DATABASE, History
+from lightning_lemonade.spaces import ConvNetSpace
+
+TINY = {
+    "max_generations": 3,
+    "proposals": 6,
+    "accepted": 2,
+    "epochs": 1,
+    "initial_epochs": 1,
+    "calibration_size": 64,
+    "threads_per_child": 1,
+    "limit_train_batches": 4,
+    "accelerator": "cpu",
+}
+
+
+class Fewer(DigitsDataModule):
+    """Half of the classes."""
+
+    def setup(self, stage=None):
+        super().setup(stage)
+        self.num_classes = 10
+
+
+class Interrupt(SearchCallback):
+    """Stops a search when an event has happened so often."""
+
+    def __init__(self, event, times):
+        self.left = times
+        setattr(self, event, self.count)
+
+    def count(self, search, *arguments):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+class Names(SearchCallback):
+    def __init__(self):
+        self.names = []
+
+    def __getattribute__(self, name):
+        if name.startswith("on_"):
+            return lambda search, *arguments: self.names.append(name)
+        return super().__getattribute__(name)
+
+
+def search(run_dir, data=None, **settings):
+    return LemonadeTrainer(run_dir=run_dir, **TINY | settings).search(data or DigitsDataModule())
+
+
+def interrupted(run_dir, event, times, data=None, **settings):
+    with pytest.raises(KeyboardInterrupt):
+        search(run_dir, data, callbacks=[Interrupt(event, times)], **settings)
+
+
+def digest(run_dir):
+    return History.open(run_dir).digest()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    search(directory)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("event", "times"),
+    [
+        ("on_search_start", 1),
+        ("on_candidate_accepted", 2),
+        ("on_candidate_start", 1),
+        ("on_candidate_end", 3),
+        ("on_candidate_end", 4),
+        ("on_generation_end", 1),
+        ("on_generation_start", 3),
+        ("on_candidate_start", 6),
+        ("on_search_end", 1),
+    ],
+)
+def test_wherever_a_search_stops_it_comes_to_the_same_end(whole, tmp_path, event, times):
+    interrupted(tmp_path / "run", event, times)
+    stopped = History.open(tmp_path / "run")
+    assert stopped.status == ("finished" if event == "on_search_end" else "stopped")
+    front = search(tmp_path / "run")
+    assert digest(tmp_path / "run") == digest(whole)
+    assert History.open(tmp_path / "run").status == "finished"
+    assert sorted(path.name for path in (tmp_path / "run/weights").iterdir()) == sorted(
+        f"{number:06d}-0.safetensors" for number in front.ids
+    )
+
+
+@pytest.mark.parametrize(
+    "settings", [{"sampling": "gain"}, {"inherit": False}, {"keep_weights": "all"}], ids=["sampling", "inherit", "keep_weights"]
+)
+def test_it_does_so_with_other_settings(tmp_path, settings):
+    search(tmp_path / "whole", **settings)
+    for event, times in (("on_candidate_start", 5), ("on_candidate_end", 2)):
+        interrupted(tmp_path / "parts", event, times, **settings)
+    search(tmp_path / "parts", **settings)
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+
+
+def test_it_does_so_with_two_tasks(tmp_path):
+    def tasks():
+        return {"a": DigitsDataModule(), "b": DigitsDataModule(seed=1)}
+
+    search(tmp_path / "whole", tasks(), max_generations=1)
+    interrupted(tmp_path / "parts", "on_candidate_start", 6, tasks(), max_generations=1)
+    search(tmp_path / "parts", tasks(), max_generations=1)
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+
+
+def test_a_finished_search_is_not_repeated(whole):
+    before, events = digest(whole), Names()
+    front = search(whole, callbacks=[events])
+    assert events.names == ["on_search_resume", "on_search_end"]
+    assert digest(whole) == before
+    assert len(front) == len(History.open(whole).front())
+
+
+def test_a_larger_budget_goes_on_from_the_end(whole, tmp_path):
+    search(tmp_path / "run", max_generations=2)
+    events = Names()
+    search(tmp_path / "run", max_generations=3, callbacks=[events])
+    assert events.names[:2] == ["on_search_resume", "on_generation_start"]
+    assert events.names.count("on_generation_end") == 1
+    one, other = History.open(tmp_path / "run"), History.open(whole)
+    assert [c.objectives for c in one.candidates()] == [c.objectives for c in other.candidates()]
+    assert [g.hypervolume for g in one.generations()] == [g.hypervolume for g in other.generations()]
+    assert one.config["max_generations"] == 3
+
+
+class Louder(LemonadeModule):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "words"),
+    [
+        ({"epochs": 2}, DigitsDataModule(), "training.epochs was 1 and is 2"),
+        ({"max_generations": 2}, DigitsDataModule(), "max_generations was 3 and is 2"),
+        ({"limits": {"macs": 1e6}}, DigitsDataModule(), "limits.macs was none"),
+        ({"objectives": ["error", "params"]}, DigitsDataModule(), "objectives was"),
+        ({"space": ConvNetSpace(max_mutations=2)}, DigitsDataModule(), "space.max_mutations was 3 and is 2"),
+        ({"module": Louder}, DigitsDataModule(), "test_resume.Louder"),
+        ({"gradient_clip_val": 0.5}, DigitsDataModule(), "trainer.gradient_clip_val was none and is 0.5"),
+        ({"keep_weights": "all"}, DigitsDataModule(), 'keep_weights was "front"'),
+        ({}, DigitsDataModule(batch_size=32), "data.batch_size was 64 and is 32"),
+        ({}, DigitsDataModule(seed=1), "calibration was"),
+        ({}, Fewer(), "test_resume.Fewer"),
+        ({}, {"a": DigitsDataModule()}, "the tasks were one without a name and are a"),
+    ],
+)
+def test_another_configuration_is_refused_by_name(whole, settings, data, words):
+    before = digest(whole)
+    with pytest.raises(HistoryError, match="another configuration") as error:
+        search(whole, data, **settings)
+    assert words in str(error.value)
+    assert digest(whole) == before
+    assert History.open(whole).status == "finished"
+
+
+def test_data_that_was_exchanged_is_found_by_its_calibration_batch(whole):
+    class Brighter(DigitsDataModule):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return (batch[0] * 1.001, *batch[1:])
+
+    Brighter.__module__, Brighter.__qualname__ = DigitsDataModule.__module__, DigitsDataModule.__qualname__
+    with pytest.raises(HistoryError, match=r"\(calibration was"):
+        search(whole, Brighter())
+
+
+def test_max_time_counts_over_all_processes(tmp_path):
+    interrupted(tmp_path, "on_generation_start", 3, max_generations=None, max_time="00:01:00:00")
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.execute("UPDATE generation_phase SET seconds = 1800 WHERE phase = 'fit'")
+    connection.close()
+    search(tmp_path, max_generations=None, max_time="00:01:00:00")
+    history = History.open(tmp_path)
+    assert history.stop_reason == "max_time is spent"
+    assert len(history.generations()) == 2
+
+
+def test_a_clock_that_is_set_back_changes_nothing(whole, tmp_path, monkeypatch):
+    real, began = time.time, time.time()
+    interrupted(tmp_path, "on_candidate_start", 6)
+    monkeypatch.setattr(time, "time", lambda: began - 1e6 - 10 * (real() - began))
+    search(tmp_path)
+    assert digest(tmp_path) == digest(whole)
+    assert all(seconds >= 0 for g in History.open(tmp_path).generations() for seconds in g.seconds.values())
+
+
+def test_two_searches_in_one_directory_are_refused(tmp_path):
+    class Second(SearchCallback):
+        message = ""
+
+        def on_generation_start(self, info, generation):
+            if generation == 1:
+                with pytest.raises(HistoryError) as error:
+                    search(tmp_path)
+                Second.message = str(error.value)
+
+    search(tmp_path, callbacks=[Second()], max_generations=1)
+    assert "is in use by another search" in Second.message
+
+
+class FailsAfterTheStart(LemonadeModule):
+    broken = True
+
+    def loss(self, logits, target):
+        if self.broken and self.spec.structural_hash not in STARTS:
+            raise RuntimeError("the GPU is on fire")
+        return super().loss(logits, target)
+
+
+STARTS = {spec.structural_hash for spec in ConvNetSpace().initial((1, 8, 8), 10)}
+
+
+def test_a_search_whose_children_all_fail_stops_with_the_reason_and_goes_on_when_it_is_mended(tmp_path, monkeypatch):
+    settings = {"module": FailsAfterTheStart, "max_failures": 3}
+    with pytest.raises(SearchError, match=r"3 children failed in a row, the last one with exception: .*on fire.*same command again"):
+        search(tmp_path, **settings)
+    history = History.open(tmp_path)
+    assert [c.state for c in history.candidates()].count("failed") == 3
+    assert history.status == "stopped"
+    monkeypatch.setattr(FailsAfterTheStart, "broken", False)
+    search(tmp_path, **settings)
+    states = [c.state for c in History.open(tmp_path).candidates()]
+    assert states.count("failed") == 3
+    assert states[-2:] == ["evaluated", "evaluated"]
+
+
+def test_a_low_disk_is_told_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "LOW_DISK", 1 << 60)
+    monkeypatch.setattr(run, "LEAST_DISK", 1 << 60)
+    with pytest.warns(UserWarning, match="free some space") as told:
+        search(tmp_path, max_generations=1)
+    assert sum("free some space" in str(warning.message) for warning in told) == 1
+
+
+FULL = """
+import resource, signal, sys
+sys.path[:0] = sys.argv[2:]
+import test_resume
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+from lightning_lemonade.errors import LemonadeError
+try:
+    test_resume.search("run")
+except LemonadeError as error:
+    print(error)
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("limit", [90_000, 12_000])
+def test_a_full_disk_stops_a_search_that_goes_on_when_there_is_space(whole, tmp_path, limit):
+    """The database grows beyond the first limit; the weights of a network are larger than the second."""
+    program = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FULL), str(limit), str(Path(__file__).parent)]
+    done = subprocess.run(program, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 7, done.stdout + done.stderr
+    assert len(done.stdout.strip().splitlines()) == 1
+    assert "can't be written" in done.stdout or "no run can be started" in done.stdout
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    search(tmp_path / "run")
+    assert digest(tmp_path / "run") == digest(whole)
+
+
+def test_releases_that_changed_are_told(tmp_path):
+    interrupted(tmp_path, "on_generation_end", 1)
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.execute("""UPDATE run SET config = json_set(config, '$.versions.torch', '1.0')""")
+    connection.close()
+    with pytest.warns(UserWarning, match=f"goes on with torch {re.escape(metadata.version('torch'))} instead of 1.0"):
+        search(tmp_path)
+
+
+def test_a_record_that_contradicts_itself_is_refused(tmp_path):
+    search(tmp_path, max_generations=1)
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.execute("UPDATE value SET value = 0.0 WHERE objective = 'error' AND candidate = 0")
+    connection.close()
+    with pytest.raises(HistoryError, match=r"can't be resumed: .* population"):
+        search(tmp_path, max_generations=2)
+
+
+FLAGS = [f"--{name}={value}" for name, value in TINY.items()]
+SENDS = """
+import os, signal, sys
+from lightning_lemonade import cli, run
+number, after, real = int(sys.argv[1]), int(sys.argv[2]), run.Run._ask
+def ask(self, generation):
+    if generation == after:
+        os.kill(os.getpid(), number)
+    return real(self, generation)
+run.Run._ask = ask
+sys.exit(cli.main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_and_resume_goes_on(whole, tmp_path, number, code, capsys):
+    arguments = ["search", "--run_dir", "run", "--data", "lightning_lemonade.datamodules.DigitsDataModule", *FLAGS]
+    program = [sys.executable, "-W", "ignore", "-c", SENDS, str(int(number)), "2", *arguments]
+    done = subprocess.run(program, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "go on with: lightning-lemonade resume run" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert cli.main(["show", str(tmp_path / "run")]) == 0
+    assert "status: stopped" in capsys.readouterr().out
+    assert cli.main(["resume", str(tmp_path / "run")]) == 0
+    assert "resumed after generation 1" in capsys.readouterr().out
+    assert digest(tmp_path / "run") == digest(whole)
+
+
+MINE = """
+from pathlib import Path
+Path("imported").write_text("")
+from lightning_lemonade.datamodules import DigitsDataModule
+class Mine(DigitsDataModule):
+    pass
+"""
+
+
+def test_resume_imports_only_classes_that_the_caller_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_digits.py").write_text(MINE)
+    assert cli.main(["search", "--run_dir", "run", "--data", "my_digits.Mine", *FLAGS, "--max_generations=1"]) == 0
+    (tmp_path / "imported").unlink()
+    del sys.modules["my_digits"]
+    capsys.readouterr()
+    assert cli.main(["resume", "run"]) == 2
+    assert "names my_digits.Mine, which may be code" in capsys.readouterr().err
+    assert not (tmp_path / "imported").exists()
+    assert cli.main(["resume", "run", "--data", "my_digits.Mine", "--max_generations=2"]) == 0
+    assert (tmp_path / "imported").exists()
+    assert len(History.open(tmp_path / "run").generations()) == 3
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        {"data": {"class_path": "os.system", "init_args": {"command": "touch hit"}}},
+        {"plugins": [{"class_path": "antigravity.x"}]},
+        {"profiler": "some_module.Profiler"},
+        {"training": {"class_path": "evil"}},
+    ],
+)
+def test_a_strangers_command_line_imports_nothing(tmp_path, hidden, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    search(tmp_path / "run", max_generations=1)
+    with sqlite3.connect(tmp_path / "run" / DATABASE) as connection:
+        connection.execute("UPDATE run SET config = json_set(config, '$.command', json(?))", (json.dumps({"epochs": 1} | hidden),))
+    connection.close()
+    modules = set(sys.modules)
+    assert cli.main(["resume", str(tmp_path / "run")]) == 2
+    assert "may be code" in capsys.readouterr().err
+    assert not (tmp_path / "hit").exists()
+    assert not {"antigravity", "some_module", "evil"} & (set(sys.modules) - modules)
+
+
+def test_a_run_that_was_started_in_python_says_how_it_goes_on(whole, capsys):
+    assert cli.main(["resume", str(whole)]) == 2
+    assert "run the program that started it again" in capsys.readouterr().err
+    assert cli.main(["resume"]) == 2
+    assert cli.main(["resume", str(whole / "nowhere")]) == 2
+    with pytest.raises(ConfigurationError, match="keep_weights must be one of front, all"):
+        LemonadeTrainer(keep_weights="some")
