@@ -160,6 +160,9 @@ def _search(settings: Namespace, command: Mapping[str, Any]) -> None:
     class Keeper(SearchCallback):
         """Keeps what there is to print: it's read while the history is open, and printed below the progress bar."""
 
+        def on_search_start(self, search: SearchInfo) -> None:
+            sys.stderr.write(f"run directory: {search.run_dir}; if interrupted, go on with: lightning-lemonade resume {search.run_dir}\n")
+
         def on_search_end(self, search: SearchInfo) -> None:
             ends.append((run_summary(search), search.run_dir))
 
