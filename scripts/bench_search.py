@@ -150,6 +150,7 @@ def searched(data: pl.LightningDataModule, seed: int, budget: float, **settings:
             accelerator="cpu",
             threads_per_child=1,
             callbacks=[keeper],
+            keep_weights="all",  # whoever was ever on the front is tested
             **settings,
         )
         try:
