@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import fx
 
-from lightning_lemonade.errors import HistoryError, LemonadeError, MutationError
+from lightning_lemonade.errors import HistoryError, LemonadeError, MutationError, SpecError
 from lightning_lemonade.graph import GraphSpec, with_outputs
 from lightning_lemonade.history import History
+from lightning_lemonade.history.values import text
 from lightning_lemonade.morphisms import State, network_with
 from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord
 
@@ -89,14 +90,22 @@ class Candidate:
 
     @cached_property
     def spec(self) -> GraphSpec:
-        """Its architecture, with as many outputs as the task has."""
+        """Its architecture, with as many outputs as the task has.
+
+        Raises:
+            HistoryError: if it can't have that many, since the run directory is damaged.
+        """
         outputs = self._facts.get("outputs")
-        return self.record.spec if outputs is None else with_outputs(self.record.spec, int(outputs))
+        try:
+            return self.record.spec if outputs is None else with_outputs(self.record.spec, outputs)
+        except SpecError as error:
+            raise HistoryError(f"candidate {self.id} in {self._history.run_dir} has no {outputs} outputs for its task: {error}") from error
 
     @property
     def class_names(self) -> list[str] | None:
         """The names of its outputs, in order, where the data module told them."""
-        return self._facts.get("class_names")
+        names = self._facts.get("class_names")
+        return None if names is None else [text(name) for name in names]
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -316,7 +325,11 @@ class Front:
             + _values(c, COSTS)
             for c in self
         ]
-        return pd.DataFrame(rows, columns=columns).astype({"parent": "Int64", **dict.fromkeys(errors, "float64")})
+        types = {LINEAGE.index("parent"): "Int64", **dict.fromkeys(range(len(LINEAGE) + len(keys), len(columns) - len(COSTS)), "float64")}
+        series = [  # by place, since an objective may be called as another column is
+            pd.Series([row[i] for row in rows], name=column, dtype=types.get(i)) for i, column in enumerate(columns)
+        ]
+        return pd.concat(series, axis=1)
 
     def best(self, objective: str, /, *, limits: Mapping[str, float] | None = None, **bounds: float) -> Candidate:
         """Returns the candidate with the smallest value of an objective among those within bounds.

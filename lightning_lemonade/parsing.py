@@ -19,6 +19,12 @@ _KINDS = {
     "<class 'str'>": "a text",
     "<class 'collections.abc.Mapping'>": "a mapping, for instance '{params: 2e6}'",
 }
+LONGEST_CONFIGURATION = 256 * 1024
+"""Bytes of a configuration file. All its bounds are far above what the arguments of a search take."""
+MOST_VALUES = 2000
+DEEPEST = 32
+_ODD_VALUES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What PyYAML raises besides its own errors."""
 _DATA_CLASS = (
     "give a class of this package (DigitsDataModule), or the full path of a LightningDataModule, for instance my_data.MyDataModule"
 )
@@ -58,7 +64,10 @@ class ConfigFile(ActionConfigFile):
         Raises:
             ConfigurationError: it can't be read, isn't YAML, or holds something else than arguments.
         """
-        refuse_reserved(_mapping(Path(values)), parser.reserved)
+        content = _mapping(Path(values))
+        refuse_reserved(content, parser.reserved)
+        if content.get("config") is not None:
+            raise ConfigurationError(f"the configuration {values} names another one: give each with a --config of its own")
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 
@@ -111,7 +120,9 @@ def data_module_base(names: Sequence[str]) -> Any:  # noqa: ANN401 (a type, or a
 
 def _mapping(path: Path) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = _text(path)
+        _check_size(text, path)
+        content = yaml.safe_load(text)
     except OSError as error:
         raise ConfigurationError(f"the configuration {path} can't be read: {error.strerror}. Give a YAML file of arguments") from error
     except UnicodeDecodeError as error:
@@ -120,9 +131,39 @@ def _mapping(path: Path) -> Mapping[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f"mend line {mark.line + 1}, column {mark.column + 1}" if mark else "mend it"
         raise ConfigurationError(f"the configuration {path} isn't YAML: {getattr(error, 'problem', None) or error}; {where}") from error
+    except _ODD_VALUES as error:  # a date with a 99th month, an integer of thousands of digits, !!int of nothing
+        raise ConfigurationError(f"the configuration {path} holds a value that YAML can't be made of: {error}; mend it") from error
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise ConfigurationError(f"the configuration {path} holds no arguments: give them as YAML, for instance epochs: 3")
     return content
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(LONGEST_CONFIGURATION + 1)
+    if len(content) > LONGEST_CONFIGURATION:
+        raise ConfigurationError(f"the configuration {path} has more than {LONGEST_CONFIGURATION} bytes: give a YAML file of arguments")
+    return content.decode("utf-8")
+
+
+def _check_size(text: str, path: Path) -> None:
+    """Raises a ConfigurationError if YAML is too deep, or has too many values once its aliases are written out."""
+    values, begun, sizes = 0, list[tuple[str | None, int]](), dict[str | None, int]()
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            values += sizes.get(event.anchor, MOST_VALUES)  # unknown yet: it holds itself
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = begun.pop()
+            sizes[anchor] = values - before
+        elif isinstance(event, yaml.NodeEvent):
+            values += 1
+            sizes[event.anchor] = 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                begun.append((event.anchor, values - 1))
+                sizes.pop(event.anchor)
+        if values > MOST_VALUES or len(begun) > DEEPEST:
+            problem = f"more than {MOST_VALUES} values" if values > MOST_VALUES else f"values nested more than {DEEPEST} deep"
+            raise ConfigurationError(f"the configuration {path} has {problem}: give a YAML file of arguments")
 
 
 def _plain(message: str, prefix: str = "", advice: str = "see --help") -> str:

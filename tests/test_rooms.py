@@ -24,7 +24,7 @@ ALLOWED = {
     "module": {"graph", "batches"},
     "callback": {"records", "module"},
     "evaluation": {"callback", *FIVE},
-    "history": {"records", *FIVE},
+    "history": {"records", "configuration", *FIVE},
     "front": {"history", "module", "evaluation"},
     "ranks": {"evaluation"},
     "settings": {"callback", "configuration", *FIVE},

@@ -8,6 +8,9 @@ Nodes get colours from what lies above and below them. What colours leave alike 
 one colour is singled out in turn and the colouring goes on, until the graph is in a canonical order whose text is hashed. Nodes that an
 automorphism has already shown to be alike are not tried again.
 
+Networks are told apart by the first colours, nearly always. Graphs that were made to be hard (strongly regular ones of thousands of nodes)
+could take longer than anybody waits, so the work is bounded.
+
 Source: individualisation and refinement, McKay and Piperno, "Practical graph isomorphism II", 2014; parts, Junttila and Kaski, "Conflict
 propagation and component recursion for canonical labeling", 2011.
 """
@@ -15,22 +18,40 @@ propagation and component recursion for canonical labeling", 2011.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
+from lightning_lemonade.errors import SpecError
 from lightning_lemonade.graph.nodes import Node
+from lightning_lemonade.graph.ops import Op
 
 Colours = dict[int, int]
 """The colour of each node of a part of a graph."""
 Rows = tuple[tuple[Any, tuple[tuple[int, int], ...]], ...]
 """The text of a part: for each node in order, its tag and what it reads as (position, place in the order)."""
+MAX_WORK = 1_000_000
+"""Nodes and edges that are looked at for one hash: hundreds of times what a network takes, and a few seconds."""
 
 
 def structural_hash(nodes: Sequence[Node]) -> str:
-    """Returns the hash of a graph whose nodes are in topological order, as 32 hexadecimal digits."""
+    """Returns the hash of a graph whose nodes are in topological order, as 32 hexadecimal digits.
+
+    Raises:
+        SpecError: if that takes too long, since the nodes are too much alike.
+    """
     graph = _Graph(nodes)
-    order = _order(graph, graph.refine(graph.first_colours()), thorough=True)
+    try:
+        order = _order(graph, graph.refine(graph.first_colours()), thorough=True)
+    except RecursionError:
+        raise graph.too_symmetric() from None
     return blake2b(repr(graph.rows(order, graph.texts)).encode(), digest_size=16).hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _text(op: Op) -> str:
+    """Returns what an op is, as one text."""
+    return op.name + json.dumps(op.arguments(), sort_keys=True)
 
 
 class _Graph:
@@ -38,13 +59,29 @@ class _Graph:
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         number = {node.id: i for i, node in enumerate(nodes)}
-        self.texts = {i: node.op.name + json.dumps(node.op.arguments(), sort_keys=True) for i, node in enumerate(nodes)}
+        self.texts = {i: _text(node.op) for i, node in enumerate(nodes)}
         self.above: list[list[tuple[int, int]]] = []
         self.below: list[list[tuple[int, int]]] = [[] for _ in nodes]
         for i, node in enumerate(nodes):
             self.above.append([(0 if node.op.commutes else k + 1, number[source]) for k, source in enumerate(node.inputs)])
             for position, source in self.above[i]:
                 self.below[source].append((position, i))
+        self.price = 1 + sum(map(len, self.above)) / len(nodes)
+        self.work = 0.0
+
+    def look_at(self, count: int) -> None:
+        """Counts the work of looking at some nodes and their edges.
+
+        Raises:
+            SpecError: if it is too much.
+        """
+        self.work += count * self.price
+        if self.work > MAX_WORK:
+            raise self.too_symmetric()
+
+    def too_symmetric(self) -> SpecError:
+        """Returns the error of a graph whose hash takes too long."""
+        return SpecError(f"the {len(self.texts)} nodes of the graph are too much alike to be told apart: give it fewer that are the same")
 
     def first_colours(self) -> Colours:
         """Colours by everything above a node, then by everything below it: usually final."""
@@ -60,6 +97,7 @@ class _Graph:
         """Splits the colours of a part by those of neighbours in it until nothing changes."""
         count = 0
         while True:
+            self.look_at(len(colours))
             before, count = count, len(set(colours.values()))
             if count in (before, len(colours)):
                 return colours
@@ -95,6 +133,9 @@ def _order(graph: _Graph, colours: Colours, *, thorough: bool) -> list[int]:
         colours: a colouring of the part that `refine` leaves as it is; the order begins with the smallest colour.
         thorough: otherwise, the first of several choices is taken, and the order is not canonical.
     """
+    graph.look_at(len(colours))
+    if len(set(colours.values())) == len(colours):
+        return sorted(colours, key=colours.__getitem__)
     parts = _parts(graph, colours)
     if len(parts) == 1 and len(colours) > 1:
         return _order_of_tangle(graph, colours, thorough=thorough)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
+from math import prod
 from typing import Any
 
 from lightning_lemonade.errors import SpecError
@@ -17,8 +18,14 @@ from lightning_lemonade.graph.ops import Input, Output, Shape, op_from_arguments
 FORMAT = "lemonade-graph"
 VERSION = 1
 MAX_NODES = 4096
-MAX_TEXT = 16 * 1024 * 1024
+MAX_EDGES = 65_536
+MAX_ELEMENTS = 2**31 - 1
+"""Numbers that one node may put out for one sample: more than any device holds."""
 MAX_LABEL = 256
+MAX_TEXT = 16 * 1024 * 1024
+"""Characters of a spec in JSON: the largest graph with the longest labels takes less."""
+MAX_BRACKETS = MAX_NODES * (MAX_LABEL + 8)
+"""Opening brackets in that text: a node has up to seven, and those of its label. Each is an object in memory."""
 MAX_ID = 999_999_999
 _NODE_ID = re.compile(r"n(0|[1-9][0-9]{0,8})", re.ASCII)
 
@@ -50,7 +57,9 @@ class GraphSpec:
         Raises:
             SpecError: if the graph is malformed, for instance has a cycle.
         """
-        return cls(_topological(tuple(nodes)))
+        nodes = tuple(nodes)
+        _check_size(nodes)
+        return cls(_topological(nodes))
 
     def __len__(self) -> int:
         """Returns the number of nodes."""
@@ -82,9 +91,12 @@ class GraphSpec:
         shapes: dict[str, Shape] = {}
         for node in self.nodes:
             try:
-                shapes[node.id] = node.op.output_shape([shapes[i] for i in node.inputs])
+                shape = node.op.output_shape([shapes[i] for i in node.inputs])
             except ValueError as error:
                 raise SpecError(f"node {node.id} ({node.op.name}): {error}") from None
+            if prod(shape) > MAX_ELEMENTS:
+                raise SpecError(f"node {node.id} ({node.op.name}): an output of more than {MAX_ELEMENTS} numbers is too large")
+            shapes[node.id] = shape
         return shapes
 
     @cached_property
@@ -215,6 +227,8 @@ class GraphSpec:
             raise SpecError(f"a graph spec is read from a text, got {type(text).__name__}")
         if len(text) > MAX_TEXT:
             raise SpecError(f"a graph spec of {len(text)} characters; at most {MAX_TEXT} are read")
+        if text.count("[") + text.count("{") > MAX_BRACKETS:
+            raise SpecError(f"a graph spec of more than {MAX_BRACKETS} lists and objects: the largest graph has fewer")
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -251,9 +265,15 @@ def _checked_id(value: object, what: str) -> str:
     return value
 
 
-def _check_structure(nodes: tuple[Node, ...]) -> None:
+def _check_size(nodes: tuple[Node, ...]) -> None:
     if not nodes or len(nodes) > MAX_NODES:
         raise SpecError(f"a graph has between 1 and {MAX_NODES} nodes, got {len(nodes)}")
+    if (edges := sum(len(node.inputs) for node in nodes)) > MAX_EDGES:
+        raise SpecError(f"the nodes of a graph have at most {MAX_EDGES} inputs, all together, got {edges}")
+
+
+def _check_structure(nodes: tuple[Node, ...]) -> None:
+    _check_size(nodes)
     seen: set[str] = set()
     for position, node in enumerate(nodes):
         _checked_id(node.id, f"node number {position}")

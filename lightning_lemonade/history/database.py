@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,14 +17,18 @@ from sqlalchemy.pool import NullPool
 from lightning_lemonade.errors import HistoryError
 from lightning_lemonade.history.migrations import migrate, problem_of, version_of
 from lightning_lemonade.history.schema import APPLICATION_ID, SCHEMA_VERSION, Base
+from lightning_lemonade.history.values import read_json, text
 from lightning_lemonade.history.weights import fsync_directory
 
 DATABASE = "history.sqlite"
 BUSY_SECONDS = 30.0
 LONGEST_VALUE = 32 * 1024 * 1024
 """Bytes of the longest text that is read: twice the longest graph spec."""
-LARGEST_COPY = 1 << 30
-"""Bytes of the largest database that a reader copies, where a search was killed in a commit or an older release made it."""
+LARGEST = 1 << 30
+"""Bytes of the largest database: a hundred thousand networks take less."""
+_LONGEST_SQL = 1 << 20
+_SCHEMA_STEPS = 2000
+"""Steps of SQLite's machine in which it has read the list of tables: ten times what it takes. A list that leads in circles has no end."""
 _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")
 _ADVICE = "Restore it from a copy"
 
@@ -40,7 +45,7 @@ def writing_engine(path: Path) -> Engine:
 
 def _engine(connect: Callable[[], sqlite3.Connection]) -> Engine:
     """Makes an engine with a connection for each transaction: cheap, and safe with threads and forks."""
-    made = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    made = create_engine("sqlite://", creator=connect, poolclass=NullPool, json_deserializer=read_json)
     event.listen(made, "begin", _begin)
     return made
 
@@ -52,34 +57,60 @@ def _begin(connection: Connection) -> None:
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     """Opens a database: `ro` never writes, `rw` first rolls back what a killed writer left, `rwc` makes it."""
-    uri = f"file:{quote(str(path.resolve()))}?mode={mode}"
+    path = path.resolve()  # SQLite follows links, too, and looks for a journal beside the file itself
+    _refuse_odd_files(path)
+    uri = f"file:{quote(str(path))}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, _LONGEST_SQL)
+        connection.set_progress_handler(lambda: 1, _SCHEMA_STEPS)  # which ends it
         own = ("query_only = ON",) if mode == "ro" else ("synchronous = FULL", "foreign_keys = ON")
         for pragma in ("trusted_schema = OFF", "cell_size_check = ON", *own):
             connection.execute(f"PRAGMA {pragma}")
-    except sqlite3.Error:
+        connection.execute("SELECT name FROM sqlite_schema LIMIT 1").fetchall()
+        connection.set_progress_handler(None, 0)
+        if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+            raise HistoryError(f"{path} was changed by another program, to a journal of the kind WAL. {_ADVICE}")
+    except BaseException as error:
         connection.close()
+        if isinstance(error, HistoryError):  # SQLite made these two, and leaves them if it may only read
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
         raise
     return connection
 
 
+def _refuse_odd_files(path: Path) -> None:
+    """Raises a HistoryError if a database, or what SQLite reads beside it, is no file: it would wait for a pipe for ever."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        beside = path.with_name(path.name + suffix)
+        try:
+            status = beside.lstat()
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(status.st_mode) or suffix in ("-wal", "-shm"):
+            raise HistoryError(f"{beside} is no file of a search: close the program that made it, or remove it")
+        if status.st_size > LARGEST:
+            raise HistoryError(f"{beside} is larger than {LARGEST >> 20} MiB, which no search makes. {_ADVICE}")
+
+
 def _reader(path: Path) -> sqlite3.Connection:
     """Opens a database for reading; a copy in memory where it has to be rolled back or migrated, which is the writer's to do."""
-    connection = _connect(path, "ro")
     try:
-        if not connection.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION or _problem(connection):
-            return connection  # `check_database` says what is wrong with a foreign one
-        return _in_memory(connection, path)
+        connection = _connect(path, "ro")
     except sqlite3.OperationalError as error:
-        connection.close()
         if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
             raise
+        return _rolled_back(path.resolve())
+    try:
+        ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+        if not (ours and version_of(connection) < SCHEMA_VERSION):
+            return connection  # `check_database` says what is wrong with a foreign one
     except BaseException:
         connection.close()
         raise
-    return _rolled_back(path)
+    return _in_memory(connection, path)
 
 
 def _rolled_back(path: Path) -> sqlite3.Connection:
@@ -88,25 +119,34 @@ def _rolled_back(path: Path) -> sqlite3.Connection:
         copy = Path(folder) / path.name
         try:
             for source in (path, path.with_name(f"{path.name}-journal")):
-                if source.is_symlink() or source.stat().st_size > LARGEST_COPY:
-                    raise HistoryError(f"{path} was left in the middle of a commit: resume its search, which mends it")
                 shutil.copyfile(source, copy.with_name(source.name))
         except OSError as error:  # the search is resumed at this moment, for instance
             raise HistoryError(f"{path} was left in the middle of a commit and can't be copied: {error}. Try again") from error
         refuse_super_journal(copy)
-        return _in_memory(_connect(copy, "rw"), copy)
+        connection = _connect(copy, "rw")
+        try:
+            _refuse_odd_files(copy)  # a journal may make it as large as it likes
+        except HistoryError:
+            connection.close()
+            raise
+        return _in_memory(connection, path)
 
 
 def _in_memory(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
-    """Returns a copy in memory with this release's schema, and closes the original."""
+    """Returns a copy in memory with this release's schema, and closes the original.
+
+    Args:
+        connection: to the original.
+        path: of the database, for errors.
+    """
     try:
-        if path.stat().st_size > LARGEST_COPY:
-            raise HistoryError(f"{path} has an older schema and is too large to be read so: resume its search, which brings it up to date")
+        if problem := _problem(connection):
+            raise HistoryError(f"{path} {problem}")
         memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         connection.backup(memory)
         memory.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
         memory.execute("PRAGMA trusted_schema = OFF")
-        if not _problem(memory):
+        if version_of(memory) < SCHEMA_VERSION:
             migrate(memory)
         memory.execute("PRAGMA query_only = ON")
         return memory
@@ -117,10 +157,12 @@ def _in_memory(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection
 def refuse_super_journal(path: Path) -> None:
     """Raises a HistoryError if a database's journal names another file, which SQLite would delete: none of ours does."""
     journal = path.with_name(f"{path.name}-journal")
-    if journal.is_symlink() or (journal.exists() and not journal.is_file()):
-        raise HistoryError(f"{journal} is no file of a search: remove it")
-    if journal.exists() and _SUPER_JOURNAL in journal.read_bytes()[-8:]:
-        raise HistoryError(f"{journal} is no journal of a search, since it names another file: remove it")
+    if not journal.exists():
+        return
+    with journal.open("rb") as file:
+        file.seek(max(0, journal.stat().st_size - len(_SUPER_JOURNAL)))
+        if file.read() == _SUPER_JOURNAL:
+            raise HistoryError(f"{journal} is no journal of a search, since it names another file: remove it")
 
 
 def create_database(run_dir: Path, rows: Sequence[Base]) -> None:
@@ -148,6 +190,9 @@ def prepare_to_write(path: Path) -> None:
         HistoryError: if it is foreign or damaged, or a newer release made it.
         sqlite3.Error: if it can't be written.
     """
+    if path.is_symlink():
+        raise HistoryError(f"{path} is a link, maybe to the history of another run: put the file itself in its place")
+    _refuse_odd_files(path)
     refuse_super_journal(path)
     connection = _connect(path, "rw")
     try:
@@ -181,6 +226,6 @@ def check_database(session: Session, run_dir: Path) -> None:
         raise HistoryError(f"{run_dir / DATABASE} {problem}")
 
 
-def cause(error: BaseException) -> object:
-    """Returns what the driver said, without SQLAlchemy's statement and link."""
-    return getattr(error, "orig", None) or error
+def cause(error: BaseException) -> str:
+    """Returns what the driver said, without SQLAlchemy's statement and link, and harmless: it may quote the database."""
+    return text(str(getattr(error, "orig", None) or error))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,9 +18,19 @@ from lightning_lemonade.errors import HistoryError
 from lightning_lemonade.history.database import DATABASE, cause, create_database, prepare_to_write, writing_engine
 from lightning_lemonade.history.lock import RunLock
 from lightning_lemonade.history.reader import Reader
-from lightning_lemonade.history.rows import child_row, error_number, generation_row, phase_rows, result_row, value_rows, writable_text
+from lightning_lemonade.history.rows import (
+    bounds_of,
+    child_row,
+    generation_row,
+    objectives_of,
+    phase_rows,
+    result_row,
+    tasks_of,
+    value_rows,
+)
 from lightning_lemonade.history.schema import AskedRow, CandidateRow, ObjectiveRow, RunRow, TaskResultRow
 from lightning_lemonade.history.sweep import discard, sweep
+from lightning_lemonade.history.values import error_number, read_json, writable_text
 from lightning_lemonade.history.weights import FOLDER, weights_name, write_weights
 from lightning_lemonade.morphisms import State
 from lightning_lemonade.records import GenerationRecord, ObjectiveRecord
@@ -77,6 +88,11 @@ class History(Reader):
         )
         rows = [ObjectiveRow(position=i, key=o.key, name=o.name, unit=o.unit, stage=o.stage) for i, o in enumerate(objectives)]
         try:
+            bounds_of(run, objectives_of(rows))
+            tasks_of(run)
+        except ValueError as error:
+            raise HistoryError(f"the search can't be recorded: {error}") from error
+        try:
             (run_dir / FOLDER).mkdir(parents=True, exist_ok=True)
             with _locked(run_dir) as lock:
                 sweep(run_dir, None)
@@ -93,13 +109,15 @@ class History(Reader):
             HistoryError: if it isn't a run directory, another search writes it, it can't be written, or is damaged.
         """
         run_dir = Path(run_dir)
-        if not (run_dir / DATABASE).is_file():
+        if not os.path.isfile(run_dir / DATABASE):
             return cls.open(run_dir)  # which says what is wrong
         with _locked(run_dir) as lock:
             try:
                 prepare_to_write(run_dir / DATABASE)
-            except sqlite3.Error as error:
-                raise HistoryError(f"{run_dir / DATABASE} can't be written: {error}. Free some space, or restore it from a copy") from error
+            except (sqlite3.Error, OSError, ValueError) as error:  # ValueError: the database names something in no UTF-8
+                raise HistoryError(
+                    f"{run_dir / DATABASE} can't be written: {cause(error)}. Free some space, or restore it from a copy"
+                ) from error
             return cls(run_dir, writing_engine(run_dir / DATABASE), lock)
 
     def go_on(self, config: Mapping[str, Any]) -> None:
@@ -242,12 +260,8 @@ class History(Reader):
     def _left(self, session: Session, front: Collection[int]) -> list[TaskResultRow]:
         """Returns the results, with weights, of candidates outside the front from which no unfinished child inherits."""
         parents = select(CandidateRow.parent).where(CandidateRow.state.in_(UNFINISHED), CandidateRow.parent.is_not(None))
-        rows = select(TaskResultRow).where(
-            TaskResultRow.weights.is_not(None),
-            TaskResultRow.candidate.not_in(front),
-            TaskResultRow.candidate.not_in(parents),
-        )
-        return list(session.scalars(rows))
+        rows = select(TaskResultRow).where(TaskResultRow.weights.is_not(None), TaskResultRow.candidate.not_in(parents))
+        return [row for row in session.scalars(rows) if row.candidate not in front]
 
     def _unfinished(self, session: Session, candidate_id: int) -> CandidateRow:
         row = self._row(session, candidate_id)
@@ -292,6 +306,6 @@ def _locked(run_dir: Path) -> Iterator[RunLock]:
 
 def _json_values(config: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return cast(dict[str, Any], json.loads(json.dumps(dict(config))))
-    except (TypeError, ValueError) as error:
+        return cast(dict[str, Any], read_json(json.dumps(dict(config))))
+    except (TypeError, ValueError, RecursionError) as error:
         raise HistoryError(f"the configuration isn't made of JSON values: {error}. Give texts, numbers, lists and mappings") from error

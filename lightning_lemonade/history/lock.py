@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import stat
 import time
 import warnings
 import weakref
@@ -50,6 +51,8 @@ class RunLock:
                 f"{run_dir} can't be written: {error}. Mend its permissions, or give another run_dir; show and load only read it"
             ) from error
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise HistoryError(f"{path} is no file of a search: remove it")
             _take(descriptor, run_dir)
             owner = _owner(descriptor)
             if owner:
@@ -75,7 +78,7 @@ def abandoned_by(run_dir: Path) -> str | None:
     except OSError:  # a run without a lock file has no owner
         return None
     try:
-        return _owner(descriptor) or None
+        return (_owner(descriptor) or None) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
     finally:
         os.close(descriptor)
 

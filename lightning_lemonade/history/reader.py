@@ -4,28 +4,20 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import ColumnElement, Engine, Select, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, selectinload
 
 from lightning_lemonade.errors import HistoryError, LemonadeError
 from lightning_lemonade.graph import GraphSpec
+from lightning_lemonade.graph.ops import shown
 from lightning_lemonade.history.database import DATABASE, cause, check_database, reading_engine
-from lightning_lemonade.history.rows import (
-    bounds_of,
-    candidate_record,
-    generation_record,
-    integer,
-    mapping,
-    objective_record,
-    tasks_of,
-    text,
-)
+from lightning_lemonade.history.rows import bounds_of, candidate_record, config_of, generation_record, objectives_of, tasks_of
 from lightning_lemonade.history.schema import (
     AskedRow,
     CandidateRow,
@@ -36,13 +28,16 @@ from lightning_lemonade.history.schema import (
     TaskResultRow,
     ValueRow,
 )
+from lightning_lemonade.history.values import integer, printable, text
 from lightning_lemonade.history.weights import FOLDER, most_bytes, read_weights, weights_name
 from lightning_lemonade.morphisms import State
 from lightning_lemonade.records import CandidateRecord, GenerationRecord
 
+LONGEST_PATH = 4096
 REMEMBERED = 256
 """Graph specs that are kept once they are read."""
 _DAMAGE = (
+    OSError,
     SQLAlchemyError,
     sqlite3.Error,
     LemonadeError,
@@ -75,8 +70,8 @@ class Reader:
             check_database(session, run_dir)
             run = session.scalars(select(RunRow)).one()
             rows = session.scalars(select(ObjectiveRow).order_by(ObjectiveRow.position))
-            self.objectives = tuple(objective_record(row) for row in rows)
-            self.config: Mapping[str, Any] = mapping(run.config)
+            self.objectives = objectives_of(list(rows))
+            self.config: Mapping[str, Any] = config_of(run)
             self.bounds: Mapping[str, tuple[float, float]] = bounds_of(run, self.objectives)
             self.tasks = tasks_of(run)
 
@@ -89,17 +84,20 @@ class Reader:
         """
         run_dir = Path(run_dir)
         advice = f"Give the directory that a search made: it holds a file {DATABASE}"
-        if not run_dir.is_dir():
-            raise HistoryError(f"{run_dir} is {'a file, no directory' if run_dir.exists() else 'not there'}. {advice}")
-        if not (run_dir / DATABASE).is_file():
-            raise HistoryError(f"{run_dir} isn't a run directory. {advice}")
+        try:
+            if not run_dir.is_dir():
+                raise HistoryError(f"{run_dir} is {'a file, no directory' if run_dir.exists() else 'not there'}. {advice}")
+            if not (run_dir / DATABASE).is_file():
+                raise HistoryError(f"{run_dir} isn't a run directory. {advice}")
+        except (OSError, ValueError) as error:  # no permission to look, or a path that can't be one
+            raise HistoryError(f"{text(str(run_dir))[:LONGEST_PATH]} can't be read: {cause(error)}. {advice}") from error
         return cls(run_dir, reading_engine(run_dir / DATABASE))
 
     @property
     def status(self) -> str:
         """`running`, or what the search ended with: `finished`, `stopped`."""
         with self._reading() as session:
-            return text(session.scalars(select(RunRow.status)).one())
+            return printable(session.scalars(select(RunRow.status)).one())
 
     @property
     def stop_reason(self) -> str:
@@ -115,7 +113,7 @@ class Reader:
         """
         with self._reading() as session:
             self._row(session, candidate_id)
-            return self._records(session, [candidate_id])[0]
+            return self._records(session, CandidateRow.id == candidate_id)[0]
 
     def candidates(self) -> list[CandidateRecord]:
         """Returns all candidates by id, with a handful of queries."""
@@ -125,7 +123,7 @@ class Reader:
     def front(self) -> list[CandidateRecord]:
         """Returns the population after the last recorded generation, by id."""
         with self._reading() as session:
-            return self._records(session, _front_ids(session))
+            return self._records(session, CandidateRow.id.in_(_front()))
 
     def generations(self) -> list[GenerationRecord]:
         """Returns the finished generations in order."""
@@ -171,7 +169,11 @@ class Reader:
         """
         with self._reading() as session:
             row = self._result(session, candidate_id, task)
-            name, checksum, spec = row.weights, row.sha256, self._spec(self._row(session, candidate_id))
+            name, checksum = row.weights, row.sha256
+            candidate = self._row(session, candidate_id)
+            spec = self._spec(candidate)
+            if candidate.hash != spec.structural_hash:  # not asked of every record, since it takes as long as to read its spec
+                raise ValueError(f"candidate {candidate_id} has the hash of another architecture")
         if name is None and checksum is not None:
             raise HistoryError(
                 f"the weights of candidate {candidate_id} were deleted when it left the front; a search with keep_weights='all' keeps them"
@@ -208,13 +210,13 @@ class Reader:
                 ]
                 for row in session.scalars(select(TaskResultRow).order_by(TaskResultRow.candidate, TaskResultRow.task))
             ]
-        generations = [
-            [g.generation, repr(g.hypervolume), g.front, g.proposed, g.accepted, g.evaluated, g.failed, g.total_epochs]
-            for g in self.generations()
-        ]
-        objectives = [[o.key, o.name, o.unit, o.stage] for o in self.objectives]
-        everything = [objectives, self.bounds, self.tasks, rows, values, results, generations]
-        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+            generations = [
+                [g.generation, repr(g.hypervolume), g.front, g.proposed, g.accepted, g.evaluated, g.failed, g.total_epochs]
+                for g in self.generations()
+            ]
+            objectives = [[o.key, o.name, o.unit, o.stage] for o in self.objectives]
+            everything = [objectives, self.bounds, self.tasks, rows, values, results, generations]
+            return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
     @contextmanager
     def _reading(self) -> Iterator[Session]:
@@ -240,14 +242,14 @@ class Reader:
         if task not in self.tasks:
             raise HistoryError(f"{self.run_dir} has no task {task!r}; its tasks are: {', '.join(map(repr, self.tasks))}")
         if task not in row.results:
-            raise HistoryError(f"candidate {candidate_id} of {self.run_dir} has no result for the task {task!r}: it is {row.state}")
+            raise HistoryError(f"candidate {candidate_id} of {self.run_dir} has no result for the task {task!r}: it is {shown(row.state)}")
         return row.results[task]
 
-    def _records(self, session: Session, ids: Collection[int] | None = None) -> list[CandidateRecord]:
+    def _records(self, session: Session, only: ColumnElement[bool] | None = None) -> list[CandidateRecord]:
         """Reads candidates by id; all of them for None."""
         query = select(CandidateRow).order_by(CandidateRow.id).options(selectinload("*"))  # a query for each kind of part, not each row
-        rows = session.scalars(query if ids is None else query.where(CandidateRow.id.in_(ids)))
-        front, keys = _front_ids(session), [objective.key for objective in self.objectives]
+        rows = session.scalars(query if only is None else query.where(only))
+        front, keys = {int(number) for number in session.scalars(_front())}, [objective.key for objective in self.objectives]
         return [candidate_record(row, self._spec(row), keys=keys, tasks=self.tasks, in_front=row.id in front) for row in rows]
 
     def _spec(self, row: CandidateRow) -> GraphSpec:
@@ -258,7 +260,7 @@ class Reader:
         return self._specs[row.id]
 
 
-def _front_ids(session: Session) -> set[int]:
-    """Returns the ids of the last recorded population."""
+def _front() -> Select[Any]:
+    """Returns the query for the ids of the last recorded population."""
     last = select(func.max(GenerationRow.index)).scalar_subquery()
-    return set(session.scalars(select(FrontMemberRow.candidate).where(FrontMemberRow.generation == last)))
+    return select(FrontMemberRow.candidate).where(FrontMemberRow.generation == last)

@@ -1,11 +1,12 @@
 """From what a search hands over to the rows of its tables, and from the rows to records."""
 
-import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 
+from lightning_lemonade.configuration import BUDGET
 from lightning_lemonade.graph import GraphSpec
-from lightning_lemonade.graph.ops import shown
+from lightning_lemonade.graph.ops import MAX_SIZE, shown
 from lightning_lemonade.history.schema import (
     CandidateRow,
     FrontMemberRow,
@@ -17,10 +18,15 @@ from lightning_lemonade.history.schema import (
     TaskResultRow,
     ValueRow,
 )
+from lightning_lemonade.history.values import error_number, harmless, integer, mapping, number, printable, sequence, text
 from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord, TaskRecord
 from lightning_lemonade.search.candidate import Child, Failure, Measurement, State, TaskResult
 
 _COUNTS = ("proposed", "accepted", "evaluated", "failed", "total_epochs")
+_HASH = re.compile(r"[0-9a-f]{32}", re.ASCII)
+MOST_OBJECTIVES = MOST_TASKS = 256
+"""A table of more columns takes minutes to draw."""
+STAGES = ("spec", "network", "trained")
 
 
 def child_row(child: Child) -> CandidateRow:
@@ -93,20 +99,22 @@ def candidate_record(row: CandidateRow, spec: GraphSpec, *, keys: Sequence[str],
     values = {key: row.values[key] for key in keys if key in row.values}
     results = {task: row.results[task] for task in tasks if task in row.results}
     if row.state not in get_args(State):
-        raise ValueError(f"candidate {row.id} has the state {row.state!r}")
-    if row.parent is not None and not 0 <= integer(row.parent) < row.id:
+        raise ValueError(f"candidate {row.id} has the state {shown(row.state)}")
+    if (row.state == "evaluated" and (len(values) < len(keys) or len(results) < len(tasks))) or (in_front and row.state != "evaluated"):
+        raise ValueError(f"candidate {row.id} is {row.state}{' and in the front' * in_front} without all its values and results")
+    if row.parent is not None and not integer(row.parent) < row.id:
         raise ValueError(f"candidate {row.id} has the parent {row.parent}")
-    if row.hash != spec.structural_hash:
-        raise ValueError(f"candidate {row.id} has the hash of another architecture")
+    if not isinstance(row.hash, str) or not _HASH.fullmatch(row.hash):
+        raise ValueError(f"candidate {row.id} has the hash {shown(row.hash)}")
     return CandidateRecord(
         id=integer(row.id),
         parent=row.parent,
         generation=integer(row.generation),
         state=cast(State, row.state),
-        failure=None if row.failure_kind is None else Failure(text(row.failure_kind), text(row.failure_text or "")),
+        failure=None if row.failure_kind is None else Failure(printable(row.failure_kind), text(row.failure_text or "")),
         spec=spec,
         hash=row.hash,
-        mutations=tuple(mapping(mutation) for mutation in row.mutations),
+        mutations=tuple(mapping(harmless(mutation)) for mutation in sequence(row.mutations)),
         objectives={key: number(value.value) for key, value in values.items()},
         spreads={key: number(value.spread) for key, value in values.items() if value.spread is not None},
         tasks={task: _task_record(result) for task, result in results.items()},
@@ -115,14 +123,14 @@ def candidate_record(row: CandidateRow, spec: GraphSpec, *, keys: Sequence[str],
         images=integer(row.images),
         cumulative_images=integer(row.cumulative_images),
         teacher_images=sum(integer(result.teacher_images) for result in row.results.values()),
-        seconds={text(phase.phase): number(phase.seconds) for phase in row.phases},
+        seconds={printable(phase.phase): number(phase.seconds) for phase in row.phases},
         in_front=in_front,
     )
 
 
 def _task_record(row: TaskResultRow) -> TaskRecord:
     start, test = (None if error is None else number(error, infinite=True) for error in (row.start_error, row.test_error))
-    return TaskRecord(start, test, {key: number(value, infinite=True) for key, value in mapping(row.metrics).items()})
+    return TaskRecord(start, test, {text(key): number(value, infinite=True) for key, value in mapping(row.metrics).items()})
 
 
 def generation_record(row: GenerationRow) -> GenerationRecord:
@@ -134,15 +142,25 @@ def generation_record(row: GenerationRow) -> GenerationRecord:
     return GenerationRecord(
         generation=integer(row.index),
         front=tuple(integer(member.candidate) for member in row.members),
-        seconds={text(phase.phase): number(phase.seconds) for phase in row.phases},
+        seconds={printable(phase.phase): number(phase.seconds) for phase in row.phases},
         hypervolume=number(row.hypervolume),
         **{name: integer(getattr(row, name)) for name in _COUNTS},
     )
 
 
-def objective_record(row: ObjectiveRow) -> ObjectiveRecord:
-    """Returns what a row says of an objective."""
-    return ObjectiveRecord(text(row.key), text(row.name), text(row.unit), text(row.stage))
+def objectives_of(rows: Sequence[ObjectiveRow]) -> tuple[ObjectiveRecord, ...]:
+    """Returns the objectives.
+
+    Raises:
+        ValueError: if there are too many, one is there twice, or one isn't named as an objective may be.
+    """
+    records = tuple(ObjectiveRecord(*map(printable, (row.key, row.name, row.unit, row.stage))) for row in rows)
+    if len(records) > MOST_OBJECTIVES or len({record.key for record in records}) < len(records):
+        raise ValueError(f"the {len(records)} objectives aren't at most {MOST_OBJECTIVES}, each with its own key")
+    for record in records:
+        if record.stage not in STAGES:
+            raise ValueError(f"the objective {record.key!r} has the stage {record.stage!r}")
+    return records
 
 
 def bounds_of(run: RunRow, objectives: Sequence[ObjectiveRecord]) -> dict[str, tuple[float, float]]:
@@ -161,47 +179,29 @@ def tasks_of(run: RunRow) -> tuple[str, ...]:
     """Returns the tasks' names.
 
     Raises:
-        ValueError: if there is none, or one twice.
+        ValueError: if there is none, or too many, or one twice.
     """
-    tasks = tuple(text(task) for task in run.tasks) if isinstance(run.tasks, list) else ()
-    if not tasks or len(set(tasks)) != len(tasks):
-        raise ValueError("the run names no task")
+    tasks = tuple(map(printable, sequence(run.tasks)))
+    if not 0 < len(tasks) <= MOST_TASKS or len(set(tasks)) < len(tasks):
+        raise ValueError(f"the {len(tasks)} tasks aren't between 1 and {MOST_TASKS}, each with its own name")
     return tasks
 
 
-def integer(value: object) -> int:
-    """Returns a whole number of at least 0. SQLite's columns hold whatever a stranger wrote into them."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"a whole number was expected, not {shown(value)}")
-    return value
+def config_of(run: RunRow) -> dict[str, Any]:
+    """Returns the search's configuration, in which what is used later has the form that a search gives it.
 
-
-def number(value: object, *, infinite: bool = False) -> float:
-    """Returns a number; a finite one unless `infinite`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (infinite or math.isfinite(value)):
-        raise ValueError(f"a number was expected, not {shown(value)}")
-    return float(value)
-
-
-def text(value: object) -> str:
-    """Returns a text."""
-    if not isinstance(value, str):
-        raise ValueError(f"a text was expected, not {shown(value)}")
-    return value
-
-
-def mapping(value: object) -> dict[str, Any]:
-    """Returns a JSON object."""
-    if not isinstance(value, dict):
-        raise ValueError(f"an object was expected, not {shown(value)}")
-    return value
-
-
-def error_number(value: float) -> float:
-    """Returns an error as SQLite can hold it: infinity for not-a-number, which SQLite would turn into "none measured"."""
-    return math.inf if math.isnan(value) else float(value)
-
-
-def writable_text(value: str) -> str:
-    """Returns a text that can be written as UTF-8 (paths in error messages may hold half surrogate pairs)."""
-    return value.encode(errors="replace").decode()
+    Raises:
+        ValueError: if the budget, the versions, or what is told of the tasks has another.
+    """
+    config = mapping(run.config)
+    for budget in BUDGET:
+        if (limit := config.get(budget)) is not None:
+            number(limit)
+    for version in mapping(config.get("versions", {})).values():
+        printable(version)
+    for facts in mapping(config.get("tasks", {})).values():
+        if (outputs := mapping(facts).get("outputs")) is not None and not 0 < integer(outputs) <= MAX_SIZE:
+            raise ValueError(f"a task has {shown(outputs)} outputs")
+        for class_name in sequence(facts.get("class_names") or []):
+            text(class_name)
+    return config

@@ -6,11 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from lightning_lemonade.errors import HistoryError
-from lightning_lemonade.history.weights import FOLDER
+from lightning_lemonade.history.weights import FOLDER, NAME
 
 _PARTS = re.compile(r"\.history\.sqlite\.[0-9a-f]{32}\.tmp(-journal)?", re.ASCII)
 _HALF_WEIGHTS = re.compile(r"\.\d{6,}-\d+\.safetensors\.tmp", re.ASCII)
-_WEIGHTS = re.compile(r"\d{6,}-\d+\.safetensors", re.ASCII)
 
 
 def sweep(run_dir: Path, kept: Collection[str] | None) -> None:
@@ -32,7 +31,7 @@ def sweep(run_dir: Path, kept: Collection[str] | None) -> None:
         doomed = [path for path in run_dir.iterdir() if _PARTS.fullmatch(path.name)]
         if folder.is_dir():
             for path in folder.iterdir():
-                unnamed = kept is not None and _WEIGHTS.fullmatch(path.name) and f"{FOLDER}/{path.name}" not in kept
+                unnamed = kept is not None and NAME.fullmatch(path.name) and f"{FOLDER}/{path.name}" not in kept
                 if unnamed or _HALF_WEIGHTS.fullmatch(path.name):
                     doomed.append(path)
         for path in doomed:
@@ -42,9 +41,15 @@ def sweep(run_dir: Path, kept: Collection[str] | None) -> None:
 
 
 def discard(run_dir: Path, names: Collection[str]) -> None:
-    """Deletes weights that no row names any more. What can't be deleted now is swept when the search is resumed."""
+    """Deletes weights that no row names any more. What can't be deleted now is swept when the search is resumed.
+
+    A name that no search gives isn't deleted: it might lead out of the run directory.
+    """
     for name in names:
+        folder, _, file = str(name).partition("/")
+        if folder != FOLDER or not NAME.fullmatch(file):
+            continue
         try:
-            (run_dir / name).unlink(missing_ok=True)
+            (run_dir / FOLDER / file).unlink(missing_ok=True)
         except OSError as error:
             warnings.warn(f"{run_dir / name} isn't needed any more but can't be deleted: {error}", stacklevel=2)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,12 +14,20 @@ from safetensors.torch import load, save
 
 from lightning_lemonade.errors import HistoryError
 from lightning_lemonade.graph import GraphSpec
+from lightning_lemonade.history.values import text
 from lightning_lemonade.morphisms import State
 
 FOLDER = "weights"
+NAME = re.compile(r"\d{6,}-\d+\.safetensors", re.ASCII)
 SETS = 4
 """Sets of weights that a file may hold (raw, averaged, polished ...)."""
 BYTES_PER_NUMBER = 8
+BYTES_PER_NODE = 2048
+"""For the header: a node has up to five tensors, whose entries take less than 256 bytes each."""
+TYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64})
+"""What weights may be; the counters of batch norms are integers."""
+LARGEST = 4 << 30
+"""Bytes of the largest file that is read in any case."""
 
 
 def weights_name(candidate_id: int, task_index: int) -> str:
@@ -51,7 +60,8 @@ def write_weights(path: Path, sets: Mapping[str, State]) -> str:
     content = save(copies)
     beside = path.with_name(f".{path.name}.tmp")
     try:
-        with beside.open("wb") as file:
+        beside.unlink(missing_ok=True)  # a stranger may have put a link there
+        with beside.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -67,12 +77,12 @@ def write_weights(path: Path, sets: Mapping[str, State]) -> str:
 def most_bytes(spec: GraphSpec) -> int:
     """Returns how large the weights of an architecture may be on disk: a stranger's file isn't read beyond that.
 
-    Batch norms hold as many statistics as they have parameters, and a counter; the header takes under a kilobyte for each tensor.
+    Batch norms hold as many statistics as they have parameters, and a counter.
     """
-    return SETS * (BYTES_PER_NUMBER * 2 * spec.parameter_count + 8192 * len(spec.nodes))
+    return min(LARGEST, SETS * (BYTES_PER_NUMBER * 2 * spec.parameter_count + BYTES_PER_NODE * len(spec.nodes)))
 
 
-def read_weights(path: Path, sha256: str, which: str = "raw", largest: int | None = None) -> State:
+def read_weights(path: Path, sha256: str, which: str = "raw", largest: int = LARGEST) -> State:
     """Reads one set of weights; runs no pickle.
 
     Args:
@@ -95,25 +105,27 @@ def read_weights(path: Path, sha256: str, which: str = "raw", largest: int | Non
         raise HistoryError(f"the weights {path} are damaged: their checksum isn't the recorded one. Restore the file from a copy")
     try:
         tensors = load(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise HistoryError(f"the weights {path} are no safetensors file: {error}. Restore the file from a copy") from error
+    except (SafetensorError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise HistoryError(f"the weights {path} are no safetensors file: {text(str(error))}. Restore the file from a copy") from error
+    if odd := {tensor.dtype for tensor in tensors.values()} - TYPES:
+        raise HistoryError(f"the weights {path} hold tensors of the type {min(map(str, odd))}, which no weights are: they are damaged")
     state = {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.partition("/")[0] == which}
     if not state and (tensors or which != "raw"):
-        names = sorted({key.partition("/")[0] for key in tensors})
-        raise HistoryError(f"the weights {path} hold no set {which!r}; they hold: {', '.join(names) or 'none'}")
+        names = sorted({key.partition("/")[0] for key in tensors})[:SETS]
+        raise HistoryError(f"the weights {path} hold no set {which!r}; they hold: {', '.join(text(name)[:40] for name in names) or 'none'}")
     return state
 
 
-def _read_file(path: Path, largest: int | None) -> bytes:
+def _read_file(path: Path, largest: int) -> bytes:
     """Reads a file that is one: a pipe would make a reader wait for ever."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise HistoryError(f"the weights {path} are no file. Restore the file from a copy")
-        if largest is not None and status.st_size > largest:
+        if status.st_size > largest:
             raise HistoryError(f"the weights {path} are damaged: {status.st_size} bytes are more than their network can have")
-        return file.read()
+        return file.read(status.st_size)
 
 
 def fsync_directory(path: Path) -> None:

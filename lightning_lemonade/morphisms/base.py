@@ -264,5 +264,5 @@ def mutation_from_dict(data: object) -> Mutation:
         raise MutationError(f"{kind} has no argument {', '.join(unknown[:6])}; it has: {', '.join(sorted(known))}")
     try:
         return KINDS[kind](**arguments)
-    except TypeError as error:
+    except (TypeError, ValueError, ArithmeticError) as error:  # whatever a user's own kind makes of odd values
         raise MutationError(f"{kind}: {error}") from error

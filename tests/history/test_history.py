@@ -20,7 +20,7 @@ from strategies import specs
 from lightning_lemonade.callback import HistoryReader
 from lightning_lemonade.errors import HistoryError
 from lightning_lemonade.graph import GraphSpec
-from lightning_lemonade.history import History
+from lightning_lemonade.history import History, values
 from lightning_lemonade.search import Failure, Measurement, Outcome, TaskResult
 
 
@@ -115,17 +115,17 @@ def test_any_specs_values_and_texts_come_back(tmp_path: Path, architectures: lis
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     history = create(tmp_path / "run")
     history.accept([child(i, spec) for i, spec in enumerate(architectures)])
-    values = {o.key: Measurement(value, abs(value)) for o, value in zip(OBJECTIVES, floats, strict=True)}
-    history.record(Outcome(0, values, None, {"": TaskResult(floats[0], {text: floats[1]}, 1, 1)}), {"": state_of(convnet(), 0)})
+    measured = {o.key: Measurement(value, abs(value)) for o, value in zip(OBJECTIVES, floats, strict=True)}
+    history.record(Outcome(0, measured, None, {"": TaskResult(floats[0], {text: floats[1]}, 1, 1)}), {"": state_of(convnet(), 0)})
     for i in range(1, len(architectures)):
         history.record(Outcome(i, failure=Failure("exception", text)), {})
     history.finish("failed", text)
     back = History.open(tmp_path / "run")
     assert [c.spec for c in back.candidates()] == architectures
-    assert back.candidate(0).objectives == {key: m.value for key, m in values.items()}
-    assert back.candidate(0).spreads == {key: m.spread for key, m in values.items()}
+    assert back.candidate(0).objectives == {key: m.value for key, m in measured.items()}
+    assert back.candidate(0).spreads == {key: m.spread for key, m in measured.items()}
     assert back.candidate(0).start_error == floats[0]
-    assert back.stop_reason == text.encode(errors="replace").decode()
+    assert back.stop_reason == values.text(text.encode(errors="replace").decode())
     assert back.digest() == history.digest()
 
 
