@@ -34,7 +34,7 @@ from lightning_lemonade.morphisms import State
 from lightning_lemonade.records import CandidateRecord, GenerationRecord
 
 LONGEST_PATH = 4096
-REMEMBERED = 256
+REMEMBERED = 32
 """Graph specs that are kept once they are read."""
 _DAMAGE = (
     OSError,
