@@ -24,6 +24,8 @@ class Plain:
 """
 ADVICE = "give a class of this package (DigitsDataModule), or the full path of a LightningDataModule, for instance my_data.MyDataModule"
 TASKS = "tasks must name data modules, for instance '{first: DigitsDataModule, second: MNISTDataModule}'; a single one is data"
+ALIASES = b"a: &a [1,1,1,1,1,1,1,1,1]\n" + b"\n".join(b"%c: &%c [%s]" % (c + 1, c + 1, b",".join([b"*%c" % c] * 9)) for c in b"abcdefgh")
+MERGES = b"a: &a {x: 1}\n" + b"\n".join(b"%c: &%c {<<: [%s]}" % (c + 1, c + 1, b",".join([b"*%c" % c] * 9)) for c in b"abcdefgh")
 HELP = "see lightning-lemonade search --data.help"
 DIGITS = "lightning_lemonade.datamodules.DigitsDataModule"
 
@@ -73,6 +75,22 @@ def test_data_that_cant_be_used_is_named(
         (b"1: 2", "the configuration given.yaml holds no arguments: give them as YAML, for instance epochs: 3"),
         (b"epochs: x", "epochs can't be 'x': give an integer"),
         (b"colour: red", "colour is unknown: see --help"),
+        (b"a: " + b"[" * 50_000, "the configuration given.yaml has values nested more than 32 deep: give a YAML file of arguments"),
+        (b"- " * 50_000, "the configuration given.yaml has values nested more than 32 deep: give a YAML file of arguments"),
+        (b"x: [" + b"1, " * 3000 + b"]", "the configuration given.yaml has more than 2000 values: give a YAML file of arguments"),
+        (ALIASES, "the configuration given.yaml has more than 2000 values: give a YAML file of arguments"),
+        (MERGES, "the configuration given.yaml has more than 2000 values: give a YAML file of arguments"),
+        (b"x: &a [*a]", "the configuration given.yaml has more than 2000 values: give a YAML file of arguments"),
+        (b"x: '" + b"y" * 300_000 + b"'", "the configuration given.yaml has more than 262144 bytes: give a YAML file of arguments"),
+        (b"x: 2001-99-99", "the configuration given.yaml holds a value that YAML can't be made of: month must be in 1..12; mend it"),
+        (b"x: " + b"9" * 5000, "the configuration given.yaml holds a value that YAML can't be made of: Exceeds the limit (4300 digits)"),
+        (b"x: !!int x", "the configuration given.yaml holds a value that YAML can't be made of: invalid literal for int()"),
+        (
+            b"x: !!python/object/apply:os.system [touch canary]",
+            "the configuration given.yaml isn't YAML: could not determine a constructor",
+        ),
+        (b"config: other.yaml", "the configuration given.yaml names another one: give each with a --config of its own"),
+        (b"config: given.yaml", "the configuration given.yaml names another one: give each with a --config of its own"),
         (b"max_epochs: 3", "max_epochs can't be given to a search: use --epochs and --initial_epochs"),
         (b"data: {class_path: DigitsDataModule, init_args: {batch_size: x}}", "data.batch_size can't be 'x': give an integer"),
     ],
@@ -88,6 +106,15 @@ def test_configurations_that_cant_be_used_are_named(
     assert captured.err.startswith(f"error: {line}")
     assert captured.err.count("\n") == 1
     assert not captured.out
+    assert not Path("canary").exists()
+
+
+def test_a_configuration_may_use_aliases(tmp_path: Path) -> None:
+    (tmp_path / "given.yaml").write_text("data: &d {class_path: DigitsDataModule}\ntasks: {a: *d, b: {<<: *d}}\n")
+    assert parsing.named_data_classes(["search", "--config", str(tmp_path / "given.yaml")]) == (
+        ["DigitsDataModule"],
+        ["DigitsDataModule"] * 2,
+    )
 
 
 @pytest.mark.parametrize("limits", ["{params: x}", "{params: [1, 2, 3]}"])

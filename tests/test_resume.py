@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -32,12 +33,8 @@ TINY = {
 }
 
 
-class Fewer(DigitsDataModule):
-    """Half of the classes."""
-
-    def setup(self, stage=None):
-        super().setup(stage)
-        self.num_classes = 10
+class Another(DigitsDataModule):
+    """A class of its own, with the same data."""
 
 
 class Interrupt(SearchCallback):
@@ -167,7 +164,7 @@ class Louder(LemonadeModule):
         ({"keep_weights": "all"}, DigitsDataModule(), 'keep_weights was "front"'),
         ({}, DigitsDataModule(batch_size=32), "data.batch_size was 64 and is 32"),
         ({}, DigitsDataModule(seed=1), "calibration was"),
-        ({}, Fewer(), "test_resume.Fewer"),
+        ({}, Another(), "test_resume.Another"),
         ({}, {"a": DigitsDataModule()}, "the tasks were one without a name and are a"),
     ],
 )
@@ -351,33 +348,62 @@ def test_resume_imports_only_classes_that_the_caller_names(tmp_path, monkeypatch
     del sys.modules["my_digits"]
     capsys.readouterr()
     assert cli.main(["resume", "run"]) == 2
-    assert "names my_digits.Mine, which may be code" in capsys.readouterr().err
+    assert "which may be code: if you trust it, name it yourself, with --data my_digits.Mine" in capsys.readouterr().err
     assert not (tmp_path / "imported").exists()
     assert cli.main(["resume", "run", "--data", "my_digits.Mine", "--max_generations=2"]) == 0
     assert (tmp_path / "imported").exists()
     assert len(History.open(tmp_path / "run").generations()) == 3
 
 
+EVIL = """
+from pathlib import Path
+Path("hit").write_text("")
+from lightning_lemonade.datamodules import DigitsDataModule
+class M(DigitsDataModule):
+    pass
+"""
+
+
 @pytest.mark.parametrize(
     "hidden",
     [
         {"data": {"class_path": "os.system", "init_args": {"command": "touch hit"}}},
-        {"plugins": [{"class_path": "antigravity.x"}]},
-        {"profiler": "some_module.Profiler"},
-        {"training": {"class_path": "evil"}},
+        {"data": {"class_path": "theirs.evil.M"}},
+        {"data": "{class_path: theirs.evil.M}"},
+        {"data": "theirs/cfg"},
+        {"data": {"class_path": "lightning_lemonade.datamodules.DigitsDataModule", "init_args": {"seed": "{class_path: theirs.evil.M}"}}},
+        {"data": {"class_path": "lightning_lemonade.datamodules.DigitsDataModule", "init_args": {"seed": {"class_path": "theirs.evil.M"}}}},
+        {"data": {"class_path": "lightning_lemonade.datamodules.DigitsDataModule", "init_args": {"seed": "theirs/cfg"}}},
+        {"data": {"class_path": "lightning_lemonade.datamodules.DigitsDataModule", "dict_kwargs": {"x": "theirs.evil.M"}}},
+        {"plugins": [{"class_path": "theirs.evil.M"}]},
+        {"plugins": "[{class_path: theirs.evil.M}]"},
+        {"profiler": "theirs.evil.M"},
+        {"profiler": "{class_path: theirs.evil.M}"},
+        {"tasks": "{a: theirs.evil.M, b: theirs.evil.M}"},
+        {"tasks": {"a": "theirs.evil.M"}},
+        {"training": {"class_path": "theirs.evil"}},
+        {"training": "{class_path: theirs.evil.M}"},
+        {"strategy": "{class_path: theirs.evil.M}"},
+        {"strategy": "theirs/cfg"},
+        {"objectives": ["error", "theirs/cfg"]},
+        {"batch_format": "theirs.evil.M"},
+        {"config": "theirs/cfg"},
+        {"wandb": "online"},
+        {"limits": {"params": "theirs.evil.M"}},
     ],
+    ids=lambda hidden: json.dumps(hidden)[:50],
 )
-def test_a_strangers_command_line_imports_nothing(tmp_path, hidden, capsys, monkeypatch):
+def test_a_strangers_command_line_imports_nothing(whole, tmp_path, hidden, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    search(tmp_path / "run", max_generations=1)
-    with sqlite3.connect(tmp_path / "run" / DATABASE) as connection:
+    shutil.copytree(whole, tmp_path / "theirs")
+    (tmp_path / "theirs/evil.py").write_text(EVIL)
+    (tmp_path / "theirs/cfg").write_text("class_path: theirs.evil.M\n")
+    with sqlite3.connect(tmp_path / "theirs" / DATABASE) as connection:
         connection.execute("UPDATE run SET config = json_set(config, '$.command', json(?))", (json.dumps({"epochs": 1} | hidden),))
     connection.close()
-    modules = set(sys.modules)
-    assert cli.main(["resume", str(tmp_path / "run")]) == 2
+    assert cli.main(["resume", "theirs"]) == 2
     assert "may be code" in capsys.readouterr().err
     assert not (tmp_path / "hit").exists()
-    assert not {"antigravity", "some_module", "evil"} & (set(sys.modules) - modules)
 
 
 def test_a_run_that_was_started_in_python_says_how_it_goes_on(whole, capsys):

@@ -202,6 +202,6 @@ def config_of(run: RunRow) -> dict[str, Any]:
     for facts in mapping(config.get("tasks", {})).values():
         if (outputs := mapping(facts).get("outputs")) is not None and not 0 < integer(outputs) <= MAX_SIZE:
             raise ValueError(f"a task has {shown(outputs)} outputs")
-        for class_name in sequence(facts.get("class_names") or []):
+        for class_name in sequence([] if facts.get("class_names") is None else facts["class_names"]):
             text(class_name)
     return config

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -401,12 +402,188 @@ history.record(outcome(1, 0.4, convnet(5)), {"": state_of(convnet(5), 0)})
 """
 
 
-def test_a_kill_before_the_commit_leaves_the_child_unevaluated(tmp_path: Path) -> None:
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n{KILLED}"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
-    assert done.returncode == -9
-    assert (tmp_path / "weights/000001-0.safetensors").exists()
-    assert (tmp_path / "history.sqlite-journal").stat().st_size > 0
-    history = History.open(tmp_path)
-    assert [c.state for c in history.candidates()] == ["evaluated", "accepted"]
-    assert history.weights(0)
+def process(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n{code}"
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=False, capture_output=True, text=True)
+
+
+def test_a_kill_before_the_commit_leaves_the_child_unevaluated(open_folder: Path, nobody: Any, files: Any) -> None:
+    run = open_folder / "run"
+    assert process(KILLED, run).returncode == -9
+    assert (run / "weights/000001-0.safetensors").exists()
+    assert (run / "history.sqlite-journal").stat().st_size > 0
+    before = files(run)
+    History.open(run).candidates()  # imports what it needs
+    with nobody(run):
+        history = History.open(run)
+        assert [c.state for c in history.candidates()] == ["evaluated", "accepted"]
+        assert history.weights(0)
+        with pytest.raises(HistoryError, match="can't be written"):
+            History.resume(run)
+    assert files(run) == before
+    with pytest.warns(UserWarning, match="is taken over from process"):
+        writer = History.resume(run)
+    assert not (run / "history.sqlite-journal").exists()
+    assert writer.digest() == history.digest() == History.open(run).digest()
+    writer.go_on(writer.config)
+    assert not (run / "weights/000001-0.safetensors").exists()
+    writer.record(outcome(1, 0.4, convnet(5)), {"": state_of(convnet(5), 0)})
+    assert writer.candidate(1).state == "evaluated"
+    writer.close()
+
+
+FULL = """
+import resource
+from pathlib import Path
+from runs import *
+from lightning_lemonade.errors import HistoryError
+run = Path(sys.argv[1])
+
+def limited(size, action):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))  # Python ignores SIGXFSZ
+    try:
+        action()
+    except HistoryError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+history = create(run)
+history.accept([child(0, convnet()), child(1, convnet(5))])
+history.record(outcome(0, 0.5, convnet()), {"": state_of(convnet(), 0)})
+digest, weights = history.digest(), {"": state_of(convnet(5), 0)}
+error = limited(1000, lambda: history.record(outcome(1, 0.4, convnet(5)), weights))
+assert "weights/000001-0.safetensors can't be written" in error and "Free some space" in error, error
+assert [path.name for path in (run / "weights").iterdir()] == ["000000-0.safetensors"]
+size = (run / "history.sqlite").stat().st_size
+error = limited(size, lambda: history.accept([child(i, convnet(7)) for i in range(2, 60)]))
+assert "history.sqlite can't be written" in error, error
+error = limited(0, lambda: history.start(1))
+assert "can't be written" in error, error
+assert history.digest() == digest
+history.record(outcome(1, 0.4, convnet(5)), weights)  # there is space again
+history.close()
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half(tmp_path: Path) -> None:
+    done = process(FULL, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "000000-0.safetensors",
+        "000001-0.safetensors",
+        "history.sqlite",
+        "search.lock",
+        "weights",
+    ]
+    history = History.resume(tmp_path)
+    history.go_on(history.config)
+    assert [c.state for c in history.candidates()] == ["evaluated", "evaluated"]
+    history.close()
+
+
+class TestSweeping:
+    """What a killed search left goes; what a user put there stays."""
+
+    LEFT = (f".history.sqlite.{'0a' * 16}.tmp", f".history.sqlite.{'0a' * 16}.tmp-journal", "weights/.000002-0.safetensors.tmp")
+    ORPHANS = ("weights/000009-0.safetensors", "weights/000002-1.safetensors", "weights/1234567-0.safetensors")
+    OWN = ("notes.txt", ".history.sqlite.tmp", "weights/best.safetensors", "weights/1-0.safetensors", "weights/000009-0.safetensors.bak")
+
+    def fill(self, run: Path) -> None:
+        (run / "weights").mkdir(parents=True, exist_ok=True)
+        for name in (*self.LEFT, *self.ORPHANS, *self.OWN):
+            (run / name).write_text("x")
+
+    def test_when_a_search_goes_on(self, run: Path, files: Any) -> None:
+        self.fill(run)
+        before = set(files(run))
+        history = History.resume(run)
+        assert set(files(run)) == before
+        history.go_on(history.config)
+        assert before - set(files(run)) == {run / name for name in (*self.LEFT, *self.ORPHANS)}
+        assert all(history.weights(i) for i in (0, 1, 2))
+        history.close()
+
+    def test_when_another_one_begins(self, tmp_path: Path, files: Any) -> None:
+        self.fill(tmp_path)
+        create(tmp_path).close()
+        assert {tmp_path / name for name in (*self.ORPHANS, *self.OWN)} < set(files(tmp_path))
+        assert not any((tmp_path / name).exists() for name in self.LEFT)
+
+    def test_not_behind_a_link(self, run: Path, tmp_path: Path, files: Any) -> None:
+        (run / "weights").rename(tmp_path / "elsewhere")
+        (run / "weights").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere/000009-0.safetensors").write_text("x")
+        before = files(tmp_path / "elsewhere")
+        assert History.open(run).weights(2)  # to read there is harmless
+        history = History.resume(run)
+        with pytest.raises(HistoryError, match="is a link: a search deletes files there"):
+            history.go_on(history.config)
+        history.close()
+        (run / "history.sqlite").unlink()
+        with pytest.raises(HistoryError, match="is a link"):
+            create(run)
+        assert files(tmp_path / "elsewhere") == before
+
+
+class TestKeepingWeights:
+    @pytest.fixture
+    def history(self, tmp_path: Path) -> History:
+        history = History.create(tmp_path, config={"keep_weights": "front"}, objectives=OBJECTIVES, bounds=BOUNDS)
+        history.accept([child(i, convnet(4 + i)) for i in range(3)])
+        for i in range(3):
+            history.record(outcome(i, 0.5 - i / 10, convnet(4 + i)), {"": state_of(convnet(4 + i), i)})
+        return history
+
+    def kept(self, history: History) -> list[str]:
+        return sorted(path.name[:6] for path in (history.run_dir / "weights").iterdir())
+
+    def test_those_of_candidates_that_left_the_front_go_and_the_numbers_stay(self, history: History) -> None:
+        before = history.candidates()
+        history.record_generation(generation(0, (1, 2), 0.3))
+        assert self.kept(history) == ["000001", "000002"]
+        assert [replace(c, in_front=False) for c in history.candidates()] == before
+        with pytest.raises(HistoryError, match=r"deleted when it left the front; a search with keep_weights='all' keeps them"):
+            history.weights(0)
+        assert history.weights(1)
+        history.record_generation(generation(1, (2,), 0.3))
+        assert self.kept(history) == ["000002"]
+        history.close()
+        with pytest.raises(HistoryError, match="deleted when it left the front"):
+            History.open(history.run_dir).weights(1)
+
+    def test_the_digest_is_that_of_a_search_that_keeps_all(self, history: History, tmp_path: Path) -> None:
+        other = History.create(tmp_path / "all", config={"keep_weights": "all"}, objectives=OBJECTIVES, bounds=BOUNDS)
+        other.accept([child(i, convnet(4 + i)) for i in range(3)])
+        for i in range(3):
+            other.record(outcome(i, 0.5 - i / 10, convnet(4 + i)), {"": state_of(convnet(4 + i), i)})
+        for one in (history, other):
+            one.record_generation(generation(0, (2,), 0.3))
+        assert self.kept(other) == ["000000", "000001", "000002"]
+        assert self.kept(history) == ["000002"]
+        assert history.digest() == other.digest()
+
+    @pytest.mark.parametrize("state", ["accepted", "running", "failed"])
+    def test_those_of_the_parent_of_an_unfinished_child_stay(self, history: History, state: str) -> None:
+        history.accept([child(3, convnet(9), 0, 1)])
+        if state != "accepted":
+            history.start(3)
+        if state == "failed":
+            history.record(Outcome(3, failure=Failure("exception", "no luck")), {})
+        history.record_generation(generation(0, (2,), 0.3))
+        assert self.kept(history) == (["000002"] if state == "failed" else ["000000", "000002"])
+        if state != "failed":
+            history.record(outcome(3, 0.1, convnet(9)), {"": state_of(convnet(9), 3)})
+            history.record_generation(generation(1, (2, 3), 0.3))
+            assert self.kept(history) == ["000002", "000003"]
+
+    def test_what_a_kill_left_of_them_is_swept(self, history: History) -> None:
+        stray = history.run_dir / "weights/000000-0.safetensors"
+        content = stray.read_bytes()
+        history.record_generation(generation(0, (1, 2), 0.3))
+        history.close()
+        stray.write_bytes(content)  # killed between the commit and the deletion
+        history = History.resume(history.run_dir)
+        history.go_on(history.config)
+        assert self.kept(history) == ["000001", "000002"]
+        history.close()

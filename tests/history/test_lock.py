@@ -111,3 +111,13 @@ def test_a_directory_that_can_not_be_written_is_told(tmp_path):
         History.resume(tmp_path)
     assert abandoned_by(tmp_path) is None
     assert Path(tmp_path / "search.lock").is_fifo()
+
+
+def test_a_directory_that_can_only_be_read_is_told(open_folder, nobody):
+    run = open_folder / "run"
+    record_run(run).close()
+    with nobody(run):
+        with pytest.raises(HistoryError, match=r"can't be written: .* show and load only read it"):
+            History.resume(run)
+        assert abandoned_by(run) is None
+    History.resume(run).close()

@@ -48,6 +48,18 @@ def test_it_is_read_and_left_as_it_is(old):
     assert snapshot(old) == before
 
 
+def test_it_is_read_where_nothing_can_be_written(old, open_folder, nobody):
+    run = old.rename(open_folder / "run")
+    before = snapshot(run)
+    digest = History.open(run).digest()
+    with nobody(run):
+        assert History.open(run).digest() == digest
+        assert History.open(run).weights(0)
+        with pytest.raises(HistoryError, match="can't be written"):
+            History.resume(run)
+    assert snapshot(run) == before
+
+
 def test_it_is_brought_up_to_date_once_it_is_written(old, tmp_path):
     digest = History.open(old).digest()
     history = History.resume(old)
