@@ -6,10 +6,8 @@ import math
 import os
 import signal
 import sys
-import threading
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -149,6 +147,7 @@ def _search(settings: Namespace, command: Mapping[str, Any]) -> None:
 
     from lightning_lemonade.callback import SearchCallback, SearchInfo  # noqa: PLC0415
     from lightning_lemonade.callbacks import SearchProgressBar, WandbPopulationLogger  # noqa: PLC0415
+    from lightning_lemonade.evaluation import remembered  # noqa: PLC0415
     from lightning_lemonade.trainer import LemonadeTrainer  # noqa: PLC0415
 
     defaults = {p.name: p.default for p in inspect.signature(pl.Trainer).parameters.values()}
@@ -175,27 +174,10 @@ def _search(settings: Namespace, command: Mapping[str, Any]) -> None:
         callbacks.append(WandbPopulationLogger(mode=settings.wandb))
     trainer = LemonadeTrainer(callbacks=callbacks, **given)
     trainer.described["command"] = dict(command)
-    with _ended_by_sigterm(SIGTERMException):
+    with remembered(signal.SIGTERM, SIGTERMException):  # as Ctrl-C; Lightning sees to that within a training alone
         trainer.search(settings.data if settings.tasks is None else settings.tasks)
     for summary, run_dir in ends:  # one; none where this isn't rank 0
         _print_run(summary, run_dir)
-
-
-@contextmanager
-def _ended_by_sigterm(exception: type[BaseException]) -> Iterator[None]:
-    """Lets SIGTERM end a search as Ctrl-C does: the run is closed. Lightning sees to that within a training alone."""
-
-    def stop(number: int, frame: object) -> None:
-        raise exception
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def open_run(run: Path) -> "SearchInfo":
@@ -225,11 +207,12 @@ def _show(run: str, *, as_json: bool) -> None:
     _print_run(run_summary(search), search.run_dir)
     sys.stdout.write(f"disk: {disk['total'] / 2**20:,.1f} MiB, of which {disk['weights'] / 2**20:,.1f} are weights\n")
     if status != "finished":
-        from lightning_lemonade.history import abandoned_by  # noqa: PLC0415
+        from lightning_lemonade.history import owner_of  # noqa: PLC0415
 
-        owner = abandoned_by(search.run_dir)
-        state = f"by {owner}" if status == "running" and owner else reason
-        sys.stdout.write(f"status: {_harmless(' '.join(filter(None, (status, state))))}\n")
+        owner, runs = owner_of(search.run_dir) or ("", False)
+        if status == "running":
+            status, reason = ("running", f"by {owner}") if runs else ("interrupted", owner and f"when {owner} ended")
+        sys.stdout.write(f"status: {_harmless(f'{status} {reason}'.strip())}\n")
 
 
 def run_summary(search: "SearchInfo") -> dict[str, Any]:

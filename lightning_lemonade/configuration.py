@@ -1,9 +1,10 @@
 """What a run records of the objects that it was configured with, and how two configurations differ."""
 
+import hashlib
 import inspect
 import json
-import os
 import platform
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -11,65 +12,80 @@ from functools import partial
 from importlib import metadata
 from math import isfinite
 from numbers import Integral, Real
+from os.path import commonprefix
 from pathlib import PurePath
 from typing import Any
 
-PLACES = "places"
-"""Where a description keeps paths: recorded, and not compared, since data may be moved."""
-BUDGET = ("max_generations", "max_seconds", "max_child_seconds", "max_failures")
+BUDGET = ("max_generations", "max_seconds")
 """Arguments that may be larger when a search is resumed; None is the largest."""
-NOT_COMPARED = ("versions", "command")
-_PLAIN_TYPES = (bool, int, float, str, list, tuple, set, frozenset, dict, PurePath, Enum)
+TUNED = ("max_child_seconds", "max_failures")
+"""Arguments that may be others when a search is resumed: they are set anew when children failed by them."""
+NOT_COMPARED = ("versions", "command", *TUNED)
+OURS = "lightning-lemonade"
+_PLACES = "places"
+_IS_PLACE = re.compile(r"(^|_)(root|dir|directory|folder|path|file|cache)s?($|_)")
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")
+_PLAIN = (bool, int, float, str, list, tuple, set, frozenset, dict, PurePath, Enum)
 _DEEPEST = 6
 _LONGEST = 1000
 _SHOWN = 40
 
 
-def described(thing: object) -> Any:  # noqa: ANN401 (a JSON value)
+def described(thing: object, depth: int = 0) -> Any:  # noqa: ANN401 (a JSON value)
     """Returns what an object is, as JSON values: the path of a class or function; for another object its class and arguments.
 
-    Arguments are the values of attributes that are called as the parameters of the constructor (or stand in Lightning's `hparams`), as far
-    as they are plain: what a data module keeps besides is made by its `setup`.
+    Arguments are the values of attributes (or entries of Lightning's `hparams`) that are called as the parameters of the constructor; what
+    an object keeps besides is made by its methods. Of a value that isn't plain its class and its `repr` are told. Paths stand by
+    themselves, as `places`: they are recorded and not compared, since data may be moved.
+
+    Args:
+        thing: the object.
+        depth: how many objects it lies within; what lies too deep is told by its class.
 
     >>> from lightning_lemonade.module import Training
     >>> described(Training(epochs=5))["arguments"]["epochs"]
     5
     """
-    if thing is None or isinstance(thing, _PLAIN_TYPES):
-        return _plain(thing)
+    if thing is None or isinstance(thing, _PLAIN):
+        return _plain(thing, depth)
     if isinstance(thing, partial):
-        given = {"args": _plain(list(thing.args)), "keywords": _plain(thing.keywords)}
-        return {"class": described(thing.func)} | {key: value for key, value in given.items() if value}
+        given = {"args": _plain(list(thing.args), depth + 1), "keywords": _plain(thing.keywords, depth + 1)}
+        return {"class": described(thing.func, depth + 1)} | {key: value for key, value in given.items() if value}
     if isinstance(thing, type) or inspect.isroutine(thing):
         return f"{thing.__module__}.{thing.__qualname__}"
     arguments, places = {}, {}
     for name, value in _arguments(thing):
-        if isinstance(value, PurePath) or (isinstance(value, str) and os.sep in value):
+        if isinstance(value, PurePath) or (isinstance(value, str) and _IS_PLACE.search(name)):
             places[name] = str(value)
-        elif (plain := _plain(value)) is not None or value is None:
-            arguments[name] = plain
-    description = {"class": f"{type(thing).__module__}.{type(thing).__qualname__}", "arguments": arguments}
-    return description | ({PLACES: places} if places else {})
+        else:
+            arguments[name] = _plain(value, depth + 1)
+    description = {"class": _path_of(thing), "arguments": arguments}
+    return description | ({_PLACES: places} if places else {})
+
+
+def _path_of(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def _arguments(thing: object) -> Iterator[tuple[str, object]]:
     """Yields an object's constructor arguments that it still tells, by name."""
+    names: set[str] = set()
     if is_dataclass(thing):
-        names = [field.name for field in fields(thing)]
+        names.update(field.name for field in fields(thing))
     else:
-        names = []
         for base in type(thing).__mro__:
-            if "__init__" in vars(base) and base.__module__ != "builtins":
-                names += [name for name in inspect.signature(vars(base)["__init__"]).parameters if name not in {"self", "args", "kwargs"}]
+            if inspect.isfunction(made := vars(base).get("__init__")):
+                names |= set(inspect.signature(made).parameters) - {"self", "args", "kwargs"}
     hparams = getattr(thing, "hparams", None)
-    told = dict(hparams) if isinstance(hparams, Mapping) else {}
-    for name in sorted({*names, *map(str, told)}):
-        if name in told or name in vars(thing):
-            yield name, told.get(name, vars(thing).get(name))
+    told = {str(name): value for name, value in hparams.items()} if isinstance(hparams, Mapping) else {}
+    own = vars(thing) if hasattr(thing, "__dict__") else {name: getattr(thing, name) for name in names if hasattr(thing, name)}
+    for name in sorted({*names, *told}):
+        if name in own or name in told:
+            yield name, own.get(name, told.get(name))
 
 
-def _plain(value: object, depth: int = 0) -> Any:  # noqa: ANN401 (a JSON value)
-    """Returns a value as JSON values; None for what isn't plain, or too deep or long."""
+def _plain(value: object, depth: int) -> Any:  # noqa: ANN401 (a JSON value)
+    """Returns a value as JSON values; of one that isn't plain, or too deep or long, what tells it from others."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, Integral):
@@ -78,48 +94,51 @@ def _plain(value: object, depth: int = 0) -> Any:  # noqa: ANN401 (a JSON value)
         return float(value) if isfinite(value) else str(float(value))
     if isinstance(value, Enum):
         return value.name
-    if depth > _DEEPEST or (isinstance(value, Collection) and len(value) > _LONGEST):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted((_plain(item, depth + 1) for item in value), key=repr)
-    if isinstance(value, list | tuple):
-        return [_plain(item, depth + 1) for item in value]
     if isinstance(value, PurePath):
         return str(value)
-    if isinstance(value, type) or inspect.isroutine(value) or is_dataclass(value):
-        return described(value)
-    return None
+    if depth <= _DEEPEST:
+        if isinstance(value, Mapping) and len(value) <= _LONGEST:
+            return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, set | frozenset) and len(value) <= _LONGEST:
+            return sorted((_plain(item, depth + 1) for item in value), key=repr)
+        if isinstance(value, list | tuple) and len(value) <= _LONGEST:
+            return [_plain(item, depth + 1) for item in value]
+        if isinstance(value, type | partial) or inspect.isroutine(value) or is_dataclass(value):
+            return described(value, depth + 1)
+    if isinstance(value, Collection) and depth <= _DEEPEST:
+        return {"class": _path_of(value), "sha256": hashlib.sha256(repr(value).encode(errors="replace")).hexdigest()}
+    return {"class": _path_of(value)} | ({} if depth > _DEEPEST else {"repr": _ADDRESS.sub("0x...", repr(value))[:_LONGEST]})
 
 
 def differences(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Returns in what a configuration differs from a run's recorded one: `training.epochs was 3 and is 5`.
 
-    What the record doesn't tell, since an older release made it, doesn't count; neither do places, nor a budget that is larger or as large.
+    What another release didn't record doesn't count; neither do places, nor a budget that is larger or as large.
     """
+    given = json.loads(json.dumps(given))
     tasks = [list(config.get("tasks", {})) for config in (recorded, given)]
     if tasks[0] != tasks[1]:
         return [f"the tasks were {_listed(tasks[0])} and are {_listed(tasks[1])}"]
-    old, new = dict(_flat(recorded)), dict(_flat(json.loads(json.dumps(given))))
     ignored = {*NOT_COMPARED, *(BUDGET if _grown(recorded, given) else ())}
-    keys = old.keys() | new.keys() if "versions" in recorded else old.keys()  # the first schema's record has gaps
-    compared = [key for key in sorted(keys) if key.partition(".")[0] not in ignored and f".{PLACES}." not in f".{key}."]
-    return [f"{_name(key)} was {_shown(old.get(key))} and is {_shown(new.get(key))}" for key in compared if old.get(key) != new.get(key)]
+    old, new = (dict(_flat({key: value for key, value in config.items() if key not in ignored})) for config in (recorded, given))
+    same_release = recorded.get("versions", {}).get(OURS) == given.get("versions", {}).get(OURS)
+    keys = sorted(old.keys() | new.keys() if same_release else old.keys())
+    return [f"{'.'.join(_named(key))} {_shown(old.get(key), new.get(key))}" for key in keys if old.get(key) != new.get(key)]
+
+
+def _named(key: tuple[str, ...]) -> Iterator[str]:
+    """Yields the parts of a key as a user knows it: `data.batch_size`."""
+    parts = key[1:] if key[0] == "tasks" else key
+    yield from (part for part in parts if part and part not in ("arguments", "checksums"))
 
 
 def _listed(tasks: Iterable[str]) -> str:
     return ", ".join(task or "one without a name" for task in tasks)
 
 
-def _name(key: str) -> str:
-    """Returns a key as a user knows it."""
-    return key.replace("tasks..", "").replace(".arguments.", ".")
-
-
 def versions() -> dict[str, str]:
     """Returns the releases that decide a run bit for bit."""
-    packages = ("lightning-lemonade", "numpy", "pytorch-lightning", "scikit-learn", "torch")
+    packages = (OURS, "numpy", "pytorch-lightning", "scikit-learn", "torch")
     return {name: metadata.version(name) for name in packages} | {"python": platform.python_version()}
 
 
@@ -129,9 +148,12 @@ def changed_versions(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> l
     return [f"{name} {version} instead of {old[name]}" for name, version in new.items() if name in old and old[name] != version]
 
 
-def _shown(value: object) -> str:
-    text = "none" if value is None else json.dumps(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
+def _shown(old: object, new: object) -> str:
+    """Returns two values in words; of long ones the part where they begin to differ."""
+    texts = ["none" if value is None else json.dumps(value) for value in (old, new)]
+    begin = max(0, len(commonprefix(texts)) - _SHOWN // 2) if max(map(len, texts)) > _SHOWN else 0  # noqa: RUF071 (no paths)
+    cut = [f"{'...' * (begin > 0)}{text[begin : begin + _SHOWN]}{'...' * (len(text) > begin + _SHOWN)}" for text in texts]
+    return f"was {cut[0]} and is {cut[1]}"
 
 
 def _grown(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
@@ -145,10 +167,15 @@ def _grown(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
     return any(new > old for old, new in pairs) or all(new >= old for old, new in pairs)
 
 
-def _flat(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the values of nested mappings by their keys, joined by dots."""
+def _flat(config: object, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yields the values of nested mappings, and of lists of mappings, by the keys that lead to them; without places."""
     if isinstance(config, Mapping):
+        is_description = isinstance(config.get("class"), str)
         for key, value in config.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+            if not (is_description and key == _PLACES):
+                yield from _flat(value, (*prefix, str(key)))
+    elif isinstance(config, list) and any(isinstance(item, Mapping) for item in config):
+        for i, item in enumerate(config):
+            yield from _flat(item, (*prefix, str(i)))
     else:
         yield prefix, config

@@ -117,7 +117,7 @@ class Run:
             if changed := changed_versions(history.config, config):
                 warnings.warn(f"{run_dir} goes on with {', '.join(changed)}: not bit for bit as it would have", stacklevel=2)
             self.progress = restore(self.search, history)
-            history.go_on(config)
+            history.go_on({"command": history.config["command"], **config} if "command" in history.config else config)
         except BaseException:
             history.close()
             raise
@@ -135,10 +135,11 @@ class Run:
         except BaseException as error:
             try:
                 if not finished:
-                    self.history.finish("stopped", f"{type(error).__name__}: {error}")
+                    self.history.finish("stopped", f"{type(error).__name__}: {error}".removesuffix(": "))
             except HistoryError as other:  # the first error matters more, and the callbacks must hear of it
                 warnings.warn(f"the end of the search could not be recorded: {other}", stacklevel=2)
-            self._emit("on_search_exception", error)
+            finally:  # also where Ctrl-C is pressed again
+                self._emit("on_search_exception", error)
             raise
         finally:
             self.history.close()
@@ -286,15 +287,16 @@ class Run:
         """
         records = [self.history.candidate(member.id) for member in self.search.population]
         left = [record for record in records if any(task.test_error is None for task in record.tasks.values())]
-        requests = {record.id: TestRequest(record.spec, self._weights(record.id)) for record in left}
         try:
-            errors = {member: self.ranks.measure_test(self.evaluator, request) for member, request in requests.items()}
+            for record in left:
+                request = TestRequest(record.spec, self._weights(record.id))
+                if errors := self.ranks.measure_test(self.evaluator, request):
+                    self.history.record_test_errors({record.id: errors})
         except Exception as error:
             raise SearchError(
                 f"the search is complete, but its front could not be measured on the test split ({type(error).__name__}: {error}); "
                 f"load({str(self.history.run_dir)!r}) gives the front"
             ) from error
-        self.history.record_test_errors({member: by_task for member, by_task in errors.items() if by_task})
 
     def _emit_candidate(self, event: str, candidate: int) -> None:
         """Tells the callbacks of a candidate, which is read only if there are any."""

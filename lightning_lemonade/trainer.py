@@ -2,14 +2,15 @@
 
 import copy
 import difflib
-import hashlib
 import inspect
 import re
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import pytorch_lightning as pl
 import torch
@@ -18,10 +19,11 @@ from torch import Tensor
 from lightning_lemonade.batches import BatchFormat, check_format
 from lightning_lemonade.callback import SearchCallback
 from lightning_lemonade.configuration import described, versions
-from lightning_lemonade.errors import ConfigurationError, DataError
-from lightning_lemonade.evaluation import Evaluator, TaskData, from_data_module, seeded
+from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError
+from lightning_lemonade.evaluation import Evaluator, TaskData, from_data_module, remembered, seeded
 from lightning_lemonade.evaluation.evaluator import ModuleFactory
 from lightning_lemonade.front import Front, load
+from lightning_lemonade.history import DATABASE, History
 from lightning_lemonade.module import LemonadeModule, Training
 from lightning_lemonade.objectives import Metric, Objective, for_tasks, resolve
 from lightning_lemonade.ranks import Ranks, Stop, launch
@@ -193,15 +195,18 @@ class LemonadeTrainer:
             raise DataError("search needs a data module, got an empty mapping")
         settings = replace(self.settings, objectives=tuple(for_tasks(self.settings.objectives, list(modules))))
         ranks = launch(settings.trainer_arguments)
+        settings = _with_recorded_threads(settings)
         threads = torch.get_num_threads()
         try:
-            return load(self._search(ranks, settings, modules))
+            with remembered(signal.SIGINT, KeyboardInterrupt):
+                return load(self._search(ranks, settings, modules))
         finally:
             torch.set_num_threads(threads)
 
     def _search(self, ranks: Ranks, settings: SearchSettings, modules: Mapping[str, pl.LightningDataModule]) -> Path:
         """Runs the search on this rank; returns the run directory."""
-        of_tasks = {task: described(datamodule) for task, datamodule in modules.items()}  # before `setup` changes them
+        first = {task: _first_described(datamodule) for task, datamodule in modules.items()}
+        of_tasks: dict[str, Any] = {}
         tasks: dict[str, TaskData] = {}
         calibration: dict[str, Tensor] = {}
         try:
@@ -230,12 +235,14 @@ class LemonadeTrainer:
             if ranks.rank:
                 return ranks.follow(evaluator)
             for task, data in tasks.items():
-                facts = {"outputs": data.outputs, "class_names": data.class_names, "calibration": _checksum(calibration[task])}
-                of_tasks[task] = {"data": of_tasks[task], **facts}
+                facts = {"outputs": data.outputs, "class_names": data.class_names, "checksums": data.checksums}
+                of_tasks[task] = {"data": first[task], **facts}
             return self._lead(ranks, settings, evaluator, self.described | {"tasks": of_tasks})
         finally:
             for data in tasks.values():
                 data.close()
+            for task, datamodule in modules.items():
+                _descriptions[datamodule] = first[task], described(datamodule)
 
     def _lead(self, ranks: Ranks, settings: SearchSettings, evaluator: Evaluator, described: Mapping[str, Any]) -> Path:
         """Runs the search on rank 0, and tells the others how it ended; returns the run directory."""
@@ -262,10 +269,26 @@ def _objectives(objectives: Sequence[str | Objective] | str | None, metric: str 
     return resolve([own if given == metric else given for given in ([] if metric in others else [metric]) + others])
 
 
-def _checksum(batch: Tensor) -> str:
-    """Returns a text that two calibration batches share exactly when they are equal."""
-    content = batch.detach().cpu().contiguous()
-    return hashlib.sha256(f"{content.dtype} {tuple(content.shape)} ".encode() + content.numpy().tobytes()).hexdigest()
+_descriptions: WeakKeyDictionary[object, tuple[Any, Any]] = WeakKeyDictionary()
+"""By data module that was searched with: what it was before its `setup`, and after the search."""
+
+
+def _first_described(datamodule: object) -> Any:  # noqa: ANN401 (a JSON value)
+    """Returns what a data module is, as it was before a search changed it, if nobody else has changed it since."""
+    before, after = _descriptions.get(datamodule, (None, None))
+    now = described(datamodule)
+    return before if before is not None and now == after else now
+
+
+def _with_recorded_threads(settings: SearchSettings) -> SearchSettings:
+    """Returns settings with the threads that a run was begun with, where none are given: they decide it bit for bit."""
+    if settings.threads_per_child is not None or settings.run_dir is None or not (settings.run_dir / DATABASE).exists():
+        return settings
+    try:
+        recorded = History.open(settings.run_dir).config.get("threads_per_child")
+    except HistoryError:  # told when the search is resumed
+        return settings
+    return replace(settings, threads_per_child=recorded) if isinstance(recorded, int) and recorded > 0 else settings
 
 
 def _classifies(module: ModuleFactory) -> bool:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+import torch
+from torchvision.transforms import RandomRotation
 
 from lightning_lemonade.configuration import changed_versions, described, differences, versions
 from lightning_lemonade.module import Training
@@ -54,6 +56,8 @@ def test_an_object_is_its_class_and_the_plain_values_of_its_arguments():
         },
         "places": {"root": "/data"},
     }
+    thing.options = object()
+    assert described(thing)["arguments"]["options"] == {"class": "builtins.object", "repr": "<object object at 0x...>"}
     json.dumps(described(thing), allow_nan=False)
 
 
@@ -84,17 +88,65 @@ def config(**changes):
         ({"limits": {"params": [0, 10], "macs": [0, 5]}}, ["limits.macs was none and is [0, 5]"]),
         ({"versions": {"torch": "0"}, "command": {"epochs": 9}}, []),
         ({"max_generations": 6}, []),
+        ({"max_generations": 4, "max_failures": 99}, ["max_generations was 5 and is 4"]),
+        ({"max_failures": 3, "max_child_seconds": 5.0}, []),
         ({"max_generations": None, "max_seconds": 60.0}, []),
         ({"max_generations": 4}, ["max_generations was 5 and is 4"]),
         ({"max_seconds": 60.0}, ["max_seconds was none and is 60.0"]),
         ({"tasks": {"": {"data": described(Module(4))}}}, ["data.batch_size was 3 and is 4"]),
         ({"tasks": {"": {"data": described(Module(data_dir="/moved"))}}}, []),
+        ({"tasks": {"": {"data": described(Module(data_dir="moved/here"))}}}, []),
         ({"tasks": {"a": {}, "b": {}}}, ["the tasks were one without a name and are a, b"]),
         ({"new": 1}, ["new was none and is 1"]),
     ],
 )
 def test_differences_are_told_by_name(changes, expected):
     assert differences(json.loads(json.dumps(config())), config(**changes)) == expected
+
+
+def test_a_task_may_be_called_as_anything():
+    def tasks(size):
+        return config(tasks={"places": {"data": described(Module(size))}, "class": {"data": described(Module())}})
+
+    assert differences(tasks(3), tasks(4)) == ["places.data.batch_size was 3 and is 4"]
+
+
+def test_long_values_are_shown_where_they_differ():
+    old, new = config(names=["x" * 50, "a"]), config(names=["x" * 50, "b"])
+    assert differences(old, new) == ['names was ...xxxxxxxxxxxxxxxx", "a"] and is ...xxxxxxxxxxxxxxxx", "b"]']
+
+
+def test_what_isnt_plain_is_told_apart():
+    def other(value):
+        return described(Thing("/data", 1, value))
+
+    assert other(torch.float16) != other(torch.float32)
+    assert other(list(range(2000))) != other(list(range(2001)))
+    assert other(RandomRotation(3)) == other(RandomRotation(3)) != other(RandomRotation(90))
+    assert other(partial(len, 1)) != other(partial(len, 2))
+
+
+def test_an_attribute_counts_more_than_a_hyperparameter():
+    module = Module(5)
+    module.batch_size = 7
+    assert described(module)["arguments"]["batch_size"] == 7
+
+
+def test_objects_without_a_dictionary_or_within_themselves():
+    @dataclass(slots=True)
+    class Small:
+        size: int
+        inner: object = None
+
+    small = Small(3)
+    small.inner = small
+    assert described(small)["arguments"]["size"] == 3
+    assert "Small" in json.dumps(described(small))
+
+
+def test_what_another_release_did_not_record_is_not_compared():
+    old = config(versions={"lightning-lemonade": "0.0.1"})
+    assert differences(old, config(new=1)) == []
 
 
 def test_what_the_first_schema_did_not_record_is_not_compared():

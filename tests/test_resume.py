@@ -1,6 +1,8 @@
 """A search that was interrupted goes on as if it had not been."""
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 
 from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback, cli, run
 from lightning_lemonade.datamodules import DigitsDataModule
@@ -185,6 +188,143 @@ def test_data_that_was_exchanged_is_found_by_its_calibration_batch(whole):
     Brighter.__module__, Brighter.__qualname__ = DigitsDataModule.__module__, DigitsDataModule.__qualname__
     with pytest.raises(HistoryError, match=r"\(calibration was"):
         search(whole, Brighter())
+
+
+def test_labels_and_validation_images_that_were_exchanged_are_found_too(whole):
+    class Labels(DigitsDataModule):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return batch[0], 9 - batch[1]
+
+    class Validation(DigitsDataModule):
+        def val_dataloader(self):
+            return self.test_dataloader()
+
+    for exchanged, words in ((Labels, r"\(calibration was .*; validation was"), (Validation, r"\(validation was")):
+        exchanged.__module__, exchanged.__qualname__ = DigitsDataModule.__module__, DigitsDataModule.__qualname__
+        with pytest.raises(HistoryError, match=words):
+            search(whole, exchanged())
+
+
+class Counts(DigitsDataModule):
+    """Finds out the number of classes in setup, under the name of an argument."""
+
+    def __init__(self, num_classes=None, **kwargs):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+
+    def setup(self, stage=None):
+        super().setup(stage)
+        self.num_classes = 10
+
+
+def test_a_data_module_that_its_setup_changed_is_still_the_same_one(tmp_path):
+    data = Counts()
+    interrupted(tmp_path, "on_candidate_start", 2, data, max_generations=1)
+    search(tmp_path, data, max_generations=1)
+    search(tmp_path, Counts(), max_generations=1)
+    data.batch_size = 32
+    with pytest.raises(HistoryError, match=r"data\.batch_size was 64 and is 32"):
+        search(tmp_path, data, max_generations=1)
+
+
+def test_threads_that_nobody_gave_are_those_that_the_run_began_with(tmp_path):
+    search(tmp_path, max_generations=1, threads_per_child=2)
+    search(tmp_path, max_generations=1, threads_per_child=None)
+    with pytest.raises(HistoryError, match="threads_per_child was 2 and is 1"):
+        search(tmp_path, max_generations=1, threads_per_child=1)
+
+
+def test_a_command_line_is_not_forgotten_when_a_program_goes_on(tmp_path):
+    assert cli.main(["search", "--run_dir", str(tmp_path / "run"), *FLAGS, "--max_generations=1"]) == 0
+    search(tmp_path / "run", max_generations=2)
+    assert cli.main(["resume", str(tmp_path / "run"), "--max_generations=3"]) == 0
+    assert len(History.open(tmp_path / "run").generations()) == 4
+
+
+def test_a_folder_of_weights_that_a_copy_left_out_is_made_again(whole, tmp_path):
+    interrupted(tmp_path, "on_search_start", 1)
+    (tmp_path / "weights").rmdir()
+    search(tmp_path)
+    assert digest(tmp_path) == digest(whole)
+
+
+class SwallowsInterrupts(LemonadeModule):
+    """As a destructor or a bare except in somebody's code would."""
+
+    def training_step(self, batch, batch_idx):
+        if self.spec.structural_hash == SECOND and batch_idx == 1:
+            with contextlib.suppress(BaseException):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+        return super().training_step(batch, batch_idx)
+
+
+class FailsToCleanUp(pl.Callback):
+    def on_exception(self, trainer, pl_module, exception):
+        raise RuntimeError("cleanup failed")
+
+
+class InterruptsItself(LemonadeModule):
+    def training_step(self, batch, batch_idx):
+        if self.spec.structural_hash == SECOND and interrupts:
+            interrupts.pop()
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().training_step(batch, batch_idx)
+
+
+SECOND = ConvNetSpace().initial((1, 8, 8), 10)[1].structural_hash
+interrupts: list[int] = []
+
+
+def test_a_ctrl_c_that_got_lost_still_ends_the_search(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, module=SwallowsInterrupts)
+    assert [c.state for c in History.open(tmp_path).candidates()] == ["evaluated", "running", "accepted", "accepted"]
+
+
+def test_a_ctrl_c_that_a_callback_turned_into_another_error_is_no_failure_of_the_child(tmp_path):
+    interrupts.append(1)
+    settings = {"module": InterruptsItself, "callbacks": [FailsToCleanUp()]}
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, **settings)
+    assert "failed" not in [c.state for c in History.open(tmp_path).candidates()]
+    search(tmp_path, **settings)
+    assert {c.state for c in History.open(tmp_path).candidates()} == {"evaluated"}
+
+
+def test_a_second_ctrl_c_is_heard_of_by_callbacks_too(tmp_path):
+    class Impatient(Interrupt):
+        heard = None
+
+        def on_search_exception(self, search, exception):
+            Impatient.heard = exception
+
+    class Breaks(SearchCallback):
+        def on_search_start(self, search):
+            search.history.finish = self.interrupt
+
+        def interrupt(self, *arguments):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, callbacks=[Breaks(), Impatient("on_candidate_start", 2)])
+    assert isinstance(Impatient.heard, KeyboardInterrupt)
+    assert History.open(tmp_path).status == "running"
+
+
+def test_a_killed_search_is_shown_as_interrupted(tmp_path, capsys):
+    program = f"import sys, os; sys.path[:0] = [{str(Path(__file__).parent)!r}]; import test_resume\n"
+    program += "test_resume.search('run', callbacks=[test_resume.Kills()])"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=tmp_path, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert cli.main(["show", str(tmp_path / "run")]) == 0
+    assert "status: interrupted when process" in capsys.readouterr().out
+
+
+class Kills(SearchCallback):
+    def on_candidate_start(self, search, candidate):
+        if candidate.id == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_max_time_counts_over_all_processes(tmp_path):

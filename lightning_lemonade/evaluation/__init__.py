@@ -3,6 +3,7 @@
 from lightning_lemonade.evaluation.data import TaskData
 from lightning_lemonade.evaluation.evaluator import Evaluator
 from lightning_lemonade.evaluation.failures import FAILURE_KINDS, FailureKind, from_data_module
+from lightning_lemonade.evaluation.interrupts import remembered
 from lightning_lemonade.evaluation.requests import Evaluation, EvaluationRequest, TestRequest
 from lightning_lemonade.evaluation.scopes import seeded, timed
 
@@ -15,6 +16,7 @@ __all__ = [
     "TaskData",
     "TestRequest",
     "from_data_module",
+    "remembered",
     "seeded",
     "timed",
 ]

@@ -1,5 +1,6 @@
 """The data of one task: a user's data module, set up once, and the calibration batch."""
 
+import hashlib
 import re
 import warnings
 from functools import cached_property
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_lemonade.batches import BatchFormat, unpack
 from lightning_lemonade.errors import DataError
 from lightning_lemonade.evaluation.failures import from_data_module
+from lightning_lemonade.evaluation.interrupts import as_sent
 from lightning_lemonade.evaluation.scopes import quiet, seeded
 from lightning_lemonade.search.randomness import derived_rng
 
@@ -48,6 +50,8 @@ class TaskData(pl.LightningDataModule):
         self._stages = ["fit"]
         self.evaluated_split: Literal["val", "test"] = "val"
         self._looked_at: DataLoader[Any] | None = None
+        self.checksums: dict[str, str] = {}
+        """Of what was looked at: the calibration batch, and the first batch of validation."""
 
     def __setattr__(self, name: str, value: object) -> None:
         """Hands the trainer on to the user's data module, whose hooks and loaders may ask for it."""
@@ -148,6 +152,7 @@ class TaskData(pl.LightningDataModule):
         _refuse_stream(train)
         first = self._look("train", train, limit_val_batches=1)
         held = self._look("val", self._loader("val"), limit_val_batches=1)
+        self.checksums["validation"] = held.checksum()
         for split, seen in (("train", first), ("val", held)):
             if not seen.targets:
                 raise DataError(f"{split}_dataloader yields no batch: it needs more samples, a smaller batch size, or drop_last=False")
@@ -221,7 +226,9 @@ class TaskData(pl.LightningDataModule):
             raise DataError(f"a search needs at least two training samples, got {total}")
         order = derived_rng(seed, "calibration").permutation(total)[:size]
         batches = DataLoader(loader.dataset, batch_size=256, sampler=[int(i) for i in order], collate_fn=loader.collate_fn, num_workers=0)
-        return torch.cat(self._look("train", batches).samples)
+        seen = self._look("train", batches)
+        self.checksums["calibration"] = seen.checksum()
+        return torch.cat(seen.samples)
 
     def _loader(self, split: Literal["train", "val"]) -> Any:  # noqa: ANN401 (a loader, or several)
         """Returns a new loader, before the search: what the data module raises there is a DataError."""
@@ -234,7 +241,7 @@ class TaskData(pl.LightningDataModule):
         """Passes a split's batches through the data module's hooks on the CPU, and returns what came out."""
         collector, self._looked_at = _Collector(keep_samples, self.batch_format), loader
         try:
-            with from_data_module(self.inner, f"{split}_dataloader's batches"), quiet():
+            with from_data_module(self.inner, f"{split}_dataloader's batches"), quiet(), as_sent():
                 trainer = pl.Trainer(
                     **LEAN, accelerator="cpu", devices=1, use_distributed_sampler=False, limit_val_batches=limit_val_batches
                 )
@@ -264,6 +271,15 @@ class _Collector(pl.LightningModule):
         if self.keep_samples:
             self.samples.append(x)
         self.targets.append(y)
+
+    def checksum(self) -> str:
+        """Returns a text that is equal for equal samples and targets."""
+        digest = hashlib.sha256()
+        for tensor in (*self.samples, *self.targets):
+            content = tensor.detach().cpu().contiguous()
+            digest.update(f"{content.dtype} {tuple(content.shape)} ".encode())
+            digest.update(content.flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def flat_targets(self) -> Tensor:
         return torch.cat([target.flatten() for target in self.targets])

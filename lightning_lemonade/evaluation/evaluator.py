@@ -18,6 +18,7 @@ from lightning_lemonade.errors import ConfigurationError, DataError, EvaluationE
 from lightning_lemonade.evaluation.data import LEAN, TaskData
 from lightning_lemonade.evaluation.failures import failure_of, memory_error, ran_out_of_memory
 from lightning_lemonade.evaluation.halves import halve
+from lightning_lemonade.evaluation.interrupts import as_sent
 from lightning_lemonade.evaluation.limit import AfterEachBatch, OutOfTime, TimeLimit
 from lightning_lemonade.evaluation.requests import Evaluation, EvaluationRequest, Spent, TestRequest
 from lightning_lemonade.evaluation.scopes import quiet, seeded, several_processes, timed
@@ -83,14 +84,12 @@ class Evaluator:
                 return self._evaluate(request, spent, halved)
 
         try:
-            with self._limit.running():
+            with as_sent(), self._limit.running():
                 return self._twice(attempt, child.spec, f"candidate {child.id}")
         except (ConfigurationError, DataError, SIGTERMException):  # the same for every child, or for the search: no failure of this one
             raise
         except (Exception, SystemExit, OutOfTime) as error:
             self._limit.stop()
-            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):  # Lightning's form of Ctrl-C inside fit
-                raise KeyboardInterrupt from error
             failure = failure_of(error)
         self._let_go(free=failure.kind == "out_of_memory")
         return Evaluation(Outcome(child.id, failure=failure, tasks=spent.results, seconds=spent.seconds), {})
@@ -99,14 +98,19 @@ class Evaluator:
         """Returns each task's first trained objective on the test split, for tasks that have one.
 
         Raises:
-            EvaluationError: if there is too little memory, also for half of each batch at a time.
+            EvaluationError: if there is too little memory, also for half of each batch at a time, or it takes longer than a child may.
         """
 
         def attempt(halved: bool) -> dict[str, float]:
             with quiet(), seeded(derived_seed(self.seed, "test")):
                 return self._test(request, halved)
 
-        return self._twice(attempt, request.spec, "a candidate that is tested")
+        try:
+            with as_sent(), self._limit.running():
+                return self._twice(attempt, request.spec, "a candidate that is tested")
+        except OutOfTime as error:
+            self._limit.stop()
+            raise EvaluationError(str(error), "time_limit") from error
 
     def _twice(self, attempt: Callable[[bool], T], spec: GraphSpec, who: str) -> T:
         """Returns what an attempt gives with whole batches, or with half of each at a time where these take too much memory.

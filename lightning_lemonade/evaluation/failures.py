@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_lemonade.errors import DataError, EvaluationError, LemonadeError
+from lightning_lemonade.evaluation.interrupts import chain
 from lightning_lemonade.evaluation.limit import OutOfTime
 from lightning_lemonade.search import Failure
 
@@ -40,7 +41,6 @@ _MEMORY = (
     "can't allocate memory",
     "Cannot allocate memory",
     "ALLOC_FAILED",
-    "CUDNN_STATUS_NOT_SUPPORTED",
 )
 _TRACEBACK = "Traceback (most recent call last):\n"
 
@@ -55,7 +55,7 @@ class _Told(NamedTuple):
 
 def failure_of(error: BaseException) -> Failure:
     """Returns a child's failure for what its evaluation raised."""
-    for one in _chain(error):
+    for one in chain(error):
         if isinstance(one, OutOfTime):
             return Failure("time_limit", str(one))
     if isinstance(error, EvaluationError):
@@ -143,12 +143,3 @@ def _is_of_data(error: BaseException) -> bool:
         if file.startswith(_LOADING) or (function == "setup_data" and file.startswith(_LOOPS)):
             return True
     return False
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yields an exception, and those that it was raised for or after."""
-    seen: set[int] = set()  # `raise error from error` is a circle
-    while error is not None and id(error) not in seen:
-        yield error
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__

@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from lightning_lemonade.errors import ConfigurationError
+from lightning_lemonade.evaluation.interrupts import raise_pending
 from lightning_lemonade.evaluation.scopes import several_processes
 
 REPEAT = 30.0
@@ -66,7 +67,8 @@ class TimeLimit:
             self._alarm = None
 
     def look(self, trainer: pl.Trainer) -> None:
-        """Raises OutOfTime where the time is over, on every rank."""
+        """Raises OutOfTime where the time is over, on every rank; and an interruption that got lost."""
+        raise_pending()
         if self._ends is not None and trainer.strategy.reduce_boolean_decision(time.monotonic() > self._ends, all=False):
             self._raise()
 

@@ -2,7 +2,7 @@
 
 from lightning_lemonade.history.database import DATABASE
 from lightning_lemonade.history.history import History
-from lightning_lemonade.history.lock import abandoned_by
+from lightning_lemonade.history.lock import owner_of
 from lightning_lemonade.history.schema import SCHEMA_VERSION
 
-__all__ = ["DATABASE", "SCHEMA_VERSION", "History", "abandoned_by"]
+__all__ = ["DATABASE", "SCHEMA_VERSION", "History", "owner_of"]

@@ -1,6 +1,5 @@
 """The connection to `history.sqlite`, and whether it is ours and whole."""
 
-import os
 import shutil
 import sqlite3
 import stat
@@ -175,9 +174,9 @@ def create_database(run_dir: Path, rows: Sequence[Base]) -> None:
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
             Base.metadata.create_all(connection)
             session.add_all(rows)
-        os.link(beside, run_dir / DATABASE)  # fails where another search was faster
-    except FileExistsError:
-        raise HistoryError(f"{run_dir} holds a run already, which another search has just started: give another run_dir") from None
+        if (run_dir / DATABASE).exists():  # nobody makes one now: the directory is locked
+            raise HistoryError(f"{run_dir} holds a run already, which another search has just started: give another run_dir")
+        beside.replace(run_dir / DATABASE)
     finally:
         beside.unlink(missing_ok=True)
     fsync_directory(run_dir)

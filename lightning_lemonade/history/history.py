@@ -103,7 +103,7 @@ class History(Reader):
 
     @classmethod
     def resume(cls, run_dir: Path) -> Self:
-        """Opens the record of an interrupted or finished search for writing; changes nothing but what a killed commit left.
+        """Opens the record of an interrupted or finished search for writing; rolls a killed commit back, and brings an old schema up to date.
 
         Raises:
             HistoryError: if it isn't a run directory, another search writes it, it can't be written, or is damaged.
@@ -130,6 +130,10 @@ class History(Reader):
             HistoryError: if the configuration isn't made of JSON values, or the disk refuses.
         """
         values = _json_values(config)
+        try:
+            (self.run_dir / FOLDER).mkdir(exist_ok=True)  # which some ways of copying leave out while it is empty
+        except OSError as error:
+            raise HistoryError(f"{self.run_dir / FOLDER} can't be made: {error}. Mend the permissions") from error
         with self._writing() as session:
             kept = set(session.scalars(select(TaskResultRow.weights).where(TaskResultRow.weights.is_not(None))))
             sweep(self.run_dir, {str(name) for name in kept})
@@ -251,6 +255,7 @@ class History(Reader):
         """A transaction that is committed at its end, or undone if anything fails."""
         if self._lock is None:
             raise HistoryError(f"{self.run_dir} is open for reading only: only the search that runs in it may write")
+        self._lock.renew()
         try:
             with Session(self._engine, autoflush=False) as session, session.begin():  # no query here reads what was just changed
                 yield session

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import stat
+import threading
 import time
 import warnings
 import weakref
@@ -22,6 +23,7 @@ LOCK = "search.lock"
 PATIENCE = 3.0
 """Seconds that a busy lock is waited for: the system takes a moment to bury a killed process."""
 _OWNER_BYTES = 256
+_reserving = threading.Lock()
 _held: dict[tuple[int, int], int] = {}
 """Process by run directory (device and inode). A record lock doesn't keep its own process out, and forked processes inherit this."""
 
@@ -30,7 +32,8 @@ class RunLock:
     """Holds a run directory's lock until it is released, or nothing refers to it.
 
     A record lock belongs to a process and not, as `flock` does, to an open file: workers of a data loader, which are forked and outlive a
-    killed parent for seconds, don't keep it. The process that holds it must not open the file again: to close it would end the lock.
+    killed parent for seconds, don't keep it. In return it ends when its process opens and closes the file again, for instance to copy the
+    run directory; so it is taken anew before each write.
 
     Args:
         run_dir: the run directory; it exists.
@@ -41,53 +44,97 @@ class RunLock:
 
     def __init__(self, run_dir: Path) -> None:
         path = run_dir / LOCK
+        self._run_dir, self._owner = run_dir, f"process {os.getpid()} on {socket.gethostname()}"
         key = _identity(run_dir)
-        if _held.get(key) == os.getpid():
-            raise HistoryError(f"{run_dir} is in use by another search of this process: wait for it, or give another run_dir")
+        with _reserving:
+            if _held.get(key) == os.getpid():
+                raise HistoryError(f"{run_dir} is in use by another search of this process: wait for it, or give another run_dir")
+            _held[key] = os.getpid()
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o644)
-        except OSError as error:
-            raise HistoryError(
-                f"{run_dir} can't be written: {error}. Mend its permissions, or give another run_dir; show and load only read it"
-            ) from error
+            self._descriptor = _opened(path)
+        except BaseException:
+            _held.pop(key, None)
+            raise
+        self._release = weakref.finalize(self, _let_go, self._descriptor, key, self._owner)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise HistoryError(f"{path} is no file of a search: remove it")
-            _take(descriptor, run_dir)
-            owner = _owner(descriptor)
+            _take(self._descriptor, run_dir, PATIENCE)
+            owner = _owner(self._descriptor)
             if owner:
                 warnings.warn(f"{run_dir} is taken over from {owner}, which ended without closing it", stacklevel=2)
-            _write(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
+            _write(self._descriptor, self._owner)
         except BaseException:
-            os.close(descriptor)
+            self._release.detach()
+            os.close(self._descriptor)
+            _held.pop(key, None)
             raise
-        _held[key] = os.getpid()
-        self._release = weakref.finalize(self, _let_go, descriptor, key)
+
+    def renew(self) -> None:
+        """Sees that the lock is still held.
+
+        Raises:
+            HistoryError: if it was lost, and another search took the directory over.
+        """
+        _take(self._descriptor, self._run_dir, 0.0)
+        if _owner(self._descriptor) != self._owner:
+            raise HistoryError(
+                f"{self._run_dir} was taken over by {_owner(self._descriptor) or 'another search'}, since this process has read {LOCK}: "
+                f"leave that file out where you copy a run directory within its search"
+            )
 
     def release(self) -> None:
         """Lets others write; may be called twice."""
         self._release()
 
 
-def abandoned_by(run_dir: Path) -> str | None:
-    """Returns who wrote a run directory last without closing it (`process 7 on host`): its search, which runs or was killed."""
+def _opened(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(path, flags, 0o644)
+    except OSError as error:
+        raise HistoryError(
+            f"{path.parent} can't be written: {error}. Mend its permissions, or give another run_dir; show and load only read it"
+        ) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise HistoryError(f"{path} is no file of a search: remove it")
+    return descriptor
+
+
+def owner_of(run_dir: Path) -> tuple[str, bool] | None:
+    """Returns who writes a run directory, or did so last without closing it (`process 7 on host`), and whether that still runs.
+
+    Returns:
+        None if the last search was closed, or there is no telling.
+    """
     if _held.get(_identity(run_dir)) == os.getpid():
-        return f"process {os.getpid()} on {socket.gethostname()}"
+        return f"process {os.getpid()} on {socket.gethostname()}", True
     try:
         descriptor = os.open(run_dir / LOCK, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError:  # a run without a lock file has no owner
         return None
     try:
-        return (_owner(descriptor) or None) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not (owner := _owner(descriptor)):
+            return None
+        return owner, fcntl is not None and not _is_free(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _take(descriptor: int, run_dir: Path) -> None:
+def _is_free(descriptor: int) -> bool:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go at once, when the descriptor is closed; who begins waits longer
+    except OSError as error:
+        return error.errno not in {errno.EAGAIN, errno.EACCES}
+    return True
+
+
+def _take(descriptor: int, run_dir: Path, patience: float) -> None:
+    if fcntl is None and not patience:
+        return
     if fcntl is None:
         warnings.warn("this system has no record locks: see to it that no other search writes the run directory", stacklevel=3)
         return
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,20 +151,23 @@ def _take(descriptor: int, run_dir: Path) -> None:
 
 def _owner(descriptor: int) -> str:
     """Returns what the last owner left in the file, as one harmless line."""
-    content = os.pread(descriptor, _OWNER_BYTES, 0).decode(errors="replace")
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    content = os.read(descriptor, _OWNER_BYTES).decode(errors="replace")
     return "".join(character for character in content if character.isprintable())
 
 
 def _write(descriptor: int, text: str) -> None:
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, text.encode(errors="replace")[:_OWNER_BYTES], 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, text.encode(errors="replace")[:_OWNER_BYTES])
 
 
-def _let_go(descriptor: int, key: tuple[int, int]) -> None:
+def _let_go(descriptor: int, key: tuple[int, int], owner: str) -> None:
     if _held.get(key) != os.getpid():  # a forked copy of the owner
         return
     del _held[key]
-    os.ftruncate(descriptor, 0)
+    if _owner(descriptor) == owner:  # the lock was not lost
+        os.ftruncate(descriptor, 0)
     os.close(descriptor)
 
 

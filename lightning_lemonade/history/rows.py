@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 
-from lightning_lemonade.configuration import BUDGET
+from lightning_lemonade.configuration import BUDGET, TUNED
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.graph.ops import MAX_SIZE, shown
 from lightning_lemonade.history.schema import (
@@ -194,7 +194,7 @@ def config_of(run: RunRow) -> dict[str, Any]:
         ValueError: if the budget, the versions, or what is told of the tasks has another.
     """
     config = mapping(run.config)
-    for budget in BUDGET:
+    for budget in (*BUDGET, *TUNED):
         if (limit := config.get(budget)) is not None:
             number(limit)
     for version in mapping(config.get("versions", {})).values():

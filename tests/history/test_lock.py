@@ -2,9 +2,11 @@
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from runs import create, record_run
 
 from lightning_lemonade.errors import HistoryError
-from lightning_lemonade.history import History, abandoned_by, lock
+from lightning_lemonade.history import History, lock, owner_of
 
 HOLDS = """
 import os, sys, time
@@ -44,7 +46,9 @@ def test_another_process_is_kept_out_and_told_who_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "PATIENCE", 0.3)
     with pytest.raises(HistoryError, match=f"is in use by process {process.pid} on .*: wait for it, stop it, or give another run_dir"):
         History.resume(tmp_path)
-    assert abandoned_by(tmp_path).startswith(f"process {process.pid} on ")
+    owner, runs = owner_of(tmp_path)
+    assert owner.startswith(f"process {process.pid} on ")
+    assert runs
     assert len(History.open(tmp_path).candidates()) == 4
     end(process)
 
@@ -55,12 +59,13 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path, how):
     process = holder(tmp_path, how)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    assert owner_of(tmp_path)[1] is False
     began = time.monotonic()
     with pytest.warns(UserWarning, match=f"taken over from process {process.pid} on .*, which ended without closing it"):
         history = History.resume(tmp_path)
     assert time.monotonic() - began < lock.PATIENCE
     history.close()
-    assert abandoned_by(tmp_path) is None
+    assert owner_of(tmp_path) is None
     if how == "forks":
         os.killpg(process.pid, signal.SIGKILL)
     process.stdout.close()
@@ -70,7 +75,7 @@ def test_the_same_process_is_kept_out_too(tmp_path):
     history = record_run(tmp_path)
     with pytest.raises(HistoryError, match="in use by another search of this process"):
         History.resume(tmp_path)
-    assert abandoned_by(tmp_path).startswith(f"process {os.getpid()} on ")
+    assert owner_of(tmp_path)[0].startswith(f"process {os.getpid()} on ")
     history.close()
     History.resume(tmp_path).close()
 
@@ -109,7 +114,7 @@ def test_a_directory_that_can_not_be_written_is_told(tmp_path):
     os.mkfifo(tmp_path / "search.lock")
     with pytest.raises(HistoryError, match="is no file of a search"):
         History.resume(tmp_path)
-    assert abandoned_by(tmp_path) is None
+    assert owner_of(tmp_path) is None
     assert Path(tmp_path / "search.lock").is_fifo()
 
 
@@ -119,5 +124,48 @@ def test_a_directory_that_can_only_be_read_is_told(open_folder, nobody):
     with nobody(run):
         with pytest.raises(HistoryError, match=r"can't be written: .* show and load only read it"):
             History.resume(run)
-        assert abandoned_by(run) is None
+        assert owner_of(run) is None
     History.resume(run).close()
+
+
+def test_of_many_threads_one_gets_the_lock(tmp_path):
+    record_run(tmp_path).close()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(50):
+            won, start = [], threading.Barrier(2)
+
+            def attempt(won=won, start=start):
+                start.wait()
+                try:
+                    won.append(lock.RunLock(tmp_path))
+                except HistoryError:
+                    won.append(None)
+
+            threads = [threading.Thread(target=attempt) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert sum(held is not None for held in won) == 1
+            next(filter(None, won)).release()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_copy_of_the_directory_within_its_process_does_not_end_the_lock_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.3)
+    history = record_run(tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    history.finish("running", "")  # a write takes it anew
+    process = subprocess.run([sys.executable, "-c", HOLDS, str(tmp_path / "run"), "alone"], capture_output=True, text=True, check=False)
+    assert "is in use by process" in process.stderr
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    process = holder(tmp_path / "run")
+    with pytest.raises(HistoryError, match=f"in use by process {process.pid}"):
+        history.finish("running", "")
+    end(process)
+    with pytest.raises(HistoryError, match="was taken over by process"):
+        history.finish("running", "")
+    history.close()

@@ -1,0 +1,66 @@
+"""Ctrl-C and its like: an exception that is raised by a signal may get lost in a destructor, or become another one on its way."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+INTERRUPTS = (KeyboardInterrupt, SIGTERMException)
+_pending: list[type[BaseException]] = []
+
+
+@contextmanager
+def remembered(number: signal.Signals, exception: type[BaseException]) -> Iterator[None]:
+    """Lets a signal raise an exception for as long as the block takes, and remembers it until the block ends.
+
+    Args:
+        number: the signal.
+        exception: what it raises.
+    """
+
+    def act(*_: object) -> None:
+        _pending.append(exception)
+        raise exception
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(number) is None:
+        yield
+        return
+    before = signal.signal(number, act)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+        _pending.clear()
+
+
+def raise_pending() -> None:
+    """Raises what a signal has raised and somebody swallowed."""
+    if _pending:
+        raise _pending[-1]
+
+
+@contextmanager
+def as_sent() -> Iterator[None]:
+    """Raises an interruption as what it was: Lightning makes a SystemExit of Ctrl-C, and a hook that then fails something else."""
+    try:
+        yield
+    except INTERRUPTS:
+        raise
+    except BaseException as error:
+        raise_pending()
+        for one in chain(error):
+            if isinstance(one, INTERRUPTS):
+                raise type(one) from error
+        raise
+    raise_pending()
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an exception, and those that it was raised for or after."""
+    seen: set[int] = set()  # `raise error from error` is a circle
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
