@@ -103,7 +103,7 @@ class History(Reader):
 
     @classmethod
     def resume(cls, run_dir: Path) -> Self:
-        """Opens the record of an interrupted or finished search for writing; rolls a killed commit back, and brings an old schema up to date.
+        """Opens the record of an interrupted or finished search for writing: rolls a killed commit back, and migrates an old schema.
 
         Raises:
             HistoryError: if it isn't a run directory, another search writes it, it can't be written, or is damaged.
