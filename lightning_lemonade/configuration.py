@@ -106,8 +106,16 @@ def _plain(value: object, depth: int) -> Any:  # noqa: ANN401 (a JSON value)
         if isinstance(value, type | partial) or inspect.isroutine(value) or is_dataclass(value):
             return described(value, depth + 1)
     if isinstance(value, Collection) and depth <= _DEEPEST:
-        return {"class": _path_of(value), "sha256": hashlib.sha256(repr(value).encode(errors="replace")).hexdigest()}
-    return {"class": _path_of(value)} | ({} if depth > _DEEPEST else {"repr": _ADDRESS.sub("0x...", repr(value))[:_LONGEST]})
+        return {"class": _path_of(value), "sha256": hashlib.sha256(_repr(value).encode(errors="replace")).hexdigest()}
+    return {"class": _path_of(value)} | ({} if depth > _DEEPEST else {"repr": _repr(value)[:_LONGEST]})
+
+
+def _repr(value: object) -> str:
+    """Returns a value's `repr` without addresses; empty where a user's class can't make one, which is no reason not to search."""
+    try:
+        return _ADDRESS.sub("0x...", repr(value))
+    except Exception:
+        return ""
 
 
 def differences(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:

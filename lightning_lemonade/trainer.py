@@ -6,11 +6,10 @@ import inspect
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import pytorch_lightning as pl
 import torch
@@ -59,6 +58,8 @@ REFUSED_CALLBACKS = {
 }
 """Lightning callbacks that make no sense in a child's training, and why."""
 TASK_NAME = re.compile(r"[\w.-]+")
+_DESCRIPTIONS = "_lemonade_descriptions"
+"""Attribute of a data module that was searched with: what it was before its `setup`, and after the search."""
 ONE_THREAD = 256
 """Samples of up to so many numbers are trained on by one thread: more threads are slower, and wait for each other on a busy machine."""
 
@@ -242,7 +243,8 @@ class LemonadeTrainer:
             for data in tasks.values():
                 data.close()
             for task, datamodule in modules.items():
-                _descriptions[datamodule] = first[task], described(datamodule)
+                with suppress(AttributeError):  # an object without a dictionary
+                    setattr(datamodule, _DESCRIPTIONS, (first[task], described(datamodule)))
 
     def _lead(self, ranks: Ranks, settings: SearchSettings, evaluator: Evaluator, described: Mapping[str, Any]) -> Path:
         """Runs the search on rank 0, and tells the others how it ended; returns the run directory."""
@@ -269,13 +271,9 @@ def _objectives(objectives: Sequence[str | Objective] | str | None, metric: str 
     return resolve([own if given == metric else given for given in ([] if metric in others else [metric]) + others])
 
 
-_descriptions: WeakKeyDictionary[object, tuple[Any, Any]] = WeakKeyDictionary()
-"""By data module that was searched with: what it was before its `setup`, and after the search."""
-
-
 def _first_described(datamodule: object) -> Any:  # noqa: ANN401 (a JSON value)
     """Returns what a data module is, as it was before a search changed it, if nobody else has changed it since."""
-    before, after = _descriptions.get(datamodule, (None, None))
+    before, after = getattr(datamodule, _DESCRIPTIONS, (None, None))
     now = described(datamodule)
     return before if before is not None and now == after else now
 

@@ -461,7 +461,7 @@ def database_by_sql(rng: random.Random, recorded: Recorded) -> None:
     for _ in range(rng.choice((1, 1, 2, 4))):
         table = rng.choice(tables)
         column = rng.choice([row[1] for row in connection.execute(f"PRAGMA table_info({table})")] or ["x"])
-        with contextlib.suppress(sqlite3.Error, OverflowError, ValueError, TypeError, LookupError):
+        with contextlib.suppress(sqlite3.Error, OverflowError, ValueError, TypeError, LookupError, RecursionError):
             rng.choice((by_statement, renamed, deleted, replaced, rewritten, rewritten))(connection, table, column, rng)
     content = connection.serialize()
     connection.close()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -225,6 +226,28 @@ def test_a_data_module_that_its_setup_changed_is_still_the_same_one(tmp_path):
     data.batch_size = 32
     with pytest.raises(HistoryError, match=r"data\.batch_size was 64 and is 32"):
         search(tmp_path, data, max_generations=1)
+
+
+@dataclass
+class AsADataclass(DigitsDataModule):
+    """Not hashable, and with an argument whose `repr` fails."""
+
+    option: object = None
+
+    def __post_init__(self):
+        DigitsDataModule.__init__(self)
+
+
+class NoRepr:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+def test_odd_data_modules_are_resumed_too(tmp_path):
+    interrupted(tmp_path, "on_candidate_start", 2, AsADataclass(NoRepr()), max_generations=1)
+    search(tmp_path, AsADataclass(NoRepr()), max_generations=1)
+    with pytest.raises(HistoryError, match=r"data\.option"):
+        search(tmp_path, AsADataclass(3), max_generations=1)
 
 
 def test_threads_that_nobody_gave_are_those_that_the_run_began_with(tmp_path):
