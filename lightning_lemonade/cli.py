@@ -53,7 +53,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if args is None else list(args))
     except LemonadeError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"error: {_harmless(' '.join(str(error).split()))}\n")
         return 2
     except KeyboardInterrupt:
         return 130

@@ -1,9 +1,13 @@
 """Ctrl-C and its like: an exception that is raised by a signal may get lost in a destructor, or become another one on its way."""
 
+import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import popen_fork
+from types import FrameType
 
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -19,9 +23,13 @@ def remembered(number: signal.Signals, exception: type[BaseException]) -> Iterat
         number: the signal.
         exception: what it raises.
     """
+    process = os.getpid()
 
-    def act(*_: object) -> None:
-        _pending.append(exception)
+    def act(_: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:  # and not in a worker of a loader, which is forked with this handler
+            _pending.append(exception)
+            if is_delicate(frame):
+                return
         raise exception
 
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(number) is None:
@@ -33,6 +41,17 @@ def remembered(number: signal.Signals, exception: type[BaseException]) -> Iterat
     finally:
         signal.signal(number, before)
         _pending.clear()
+
+
+def is_delicate(frame: FrameType | None) -> bool:
+    """Returns whether an exception must not be raised at a place: in logging, or while a process is forked.
+
+    Python takes logging's lock before a fork and lets go of it afterwards, in a hook whose exceptions it swallows. One that a signal raises
+    there is lost, and the lock is held for ever, for which every other thread then waits.
+    """
+    if frame is None or frame.f_code.co_filename == logging.__file__:
+        return True
+    return frame.f_code.co_filename == popen_fork.__file__ and frame.f_code.co_name == "_launch"
 
 
 def raise_pending() -> None:

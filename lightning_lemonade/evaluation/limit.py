@@ -5,16 +5,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 
 from lightning_lemonade.errors import ConfigurationError
-from lightning_lemonade.evaluation.interrupts import raise_pending
+from lightning_lemonade.evaluation.interrupts import is_delicate, raise_pending
 from lightning_lemonade.evaluation.scopes import several_processes
 
 REPEAT = 30.0
 """Seconds after which the alarm rings again: an exception that is raised in a destructor or a bare `except` gets lost."""
+
+SOON = 0.02
+"""Seconds after which it rings again where it must not interrupt."""
 
 
 class OutOfTime(BaseException):
@@ -72,8 +76,12 @@ class TimeLimit:
         if self._ends is not None and trainer.strategy.reduce_boolean_decision(time.monotonic() > self._ends, all=False):
             self._raise()
 
-    def _ring(self, *_: object) -> None:
-        if self._ends is not None:
+    def _ring(self, _: int, frame: FrameType | None) -> None:
+        if self._ends is None:
+            return
+        if is_delicate(frame):
+            signal.setitimer(signal.ITIMER_REAL, SOON, REPEAT)
+        else:
             self._raise()
 
     def _raise(self) -> None:

@@ -1,0 +1,68 @@
+"""Signals that arrive at a bad moment."""
+
+import logging
+import os
+import signal
+import threading
+
+import pytest
+
+from lightning_lemonade.evaluation.interrupts import as_sent, raise_pending, remembered
+from lightning_lemonade.evaluation.limit import OutOfTime, TimeLimit
+
+
+def test_a_limit_that_ends_while_a_process_is_forked_leaves_no_lock_behind():
+    ended = 0
+    for _ in range(40):
+        try:
+            with TimeLimit(1000).running():
+                signal.setitimer(signal.ITIMER_REAL, 2e-4, 30)
+                for _ in range(200):
+                    fork()
+        except OutOfTime:
+            ended += 1
+    assert ended > 0
+    free = []
+
+    def use_logging():
+        logging.getLogger("another").setLevel(logging.ERROR)
+        free.append(True)
+
+    thread = threading.Thread(target=use_logging, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert free == [True]
+
+
+def fork():
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("swallows", [True, False])
+def test_an_interruption_is_raised_as_what_it_was(swallows):
+    def interrupted():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            if not swallows:
+                raise SystemExit(1) from None
+
+    with pytest.raises(KeyboardInterrupt), remembered(signal.SIGINT, KeyboardInterrupt), as_sent():
+        interrupted()
+    raise_pending()  # nothing is left
+
+
+def test_other_threads_leave_signals_alone():
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work():
+        with remembered(signal.SIGINT, KeyboardInterrupt):
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
