@@ -88,11 +88,8 @@ def whole(tmp_path_factory):
     ("event", "times"),
     [
         ("on_search_start", 1),
-        ("on_candidate_accepted", 2),
         ("on_candidate_start", 1),
-        ("on_candidate_end", 3),
         ("on_candidate_end", 4),
-        ("on_generation_end", 1),
         ("on_generation_start", 3),
         ("on_candidate_start", 6),
         ("on_search_end", 1),
@@ -433,14 +430,13 @@ except LemonadeError as error:
 """
 
 
-@pytest.mark.parametrize("limit", [90_000, 12_000])
-def test_a_full_disk_stops_a_search_that_goes_on_when_there_is_space(whole, tmp_path, limit):
-    """The database grows beyond the first limit; the weights of a network are larger than the second."""
-    program = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FULL), str(limit), str(Path(__file__).parent)]
+def test_a_full_disk_stops_a_search_that_goes_on_when_there_is_space(whole, tmp_path):
+    """The database grows beyond the limit."""
+    program = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FULL), "90000", str(Path(__file__).parent)]
     done = subprocess.run(program, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert done.returncode == 7, done.stdout + done.stderr
     assert len(done.stdout.strip().splitlines()) == 1
-    assert "can't be written" in done.stdout or "no run can be started" in done.stdout
+    assert "can't be written" in done.stdout
     assert not list((tmp_path / "run").rglob("*.tmp"))
     search(tmp_path / "run")
     assert digest(tmp_path / "run") == digest(whole)
