@@ -5,6 +5,7 @@ import inspect
 import json
 import platform
 import re
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -111,10 +112,12 @@ def _plain(value: object, depth: int) -> Any:  # noqa: ANN401 (a JSON value)
 
 
 def _repr(value: object) -> str:
-    """Returns a value's `repr` without addresses; empty where a user's class can't make one, which is no reason not to search."""
+    """Returns a value's `repr` without addresses; empty, with a warning, where a user's class can't make one."""
     try:
         return _ADDRESS.sub("0x...", repr(value))
-    except Exception:
+    except Exception as error:  # no reason not to search
+        problem = f"the repr of a {_path_of(value)} raised {type(error).__name__}: {error}"
+        warnings.warn(f"{problem}; whether it changed can't be told when the search is resumed", stacklevel=2)
         return ""
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+from events import Events
 
 from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback, cli, run
 from lightning_lemonade.datamodules import DigitsDataModule
@@ -52,16 +53,6 @@ class Interrupt(SearchCallback):
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt
-
-
-class Names(SearchCallback):
-    def __init__(self):
-        self.names = []
-
-    def __getattribute__(self, name):
-        if name.startswith("on_"):
-            return lambda search, *arguments: self.names.append(name)
-        return super().__getattribute__(name)
 
 
 def search(run_dir, data=None, **settings):
@@ -129,7 +120,7 @@ def test_it_does_so_with_two_tasks(tmp_path):
 
 
 def test_a_finished_search_is_not_repeated(whole):
-    before, events = digest(whole), Names()
+    before, events = digest(whole), Events()
     front = search(whole, callbacks=[events])
     assert events.names == ["on_search_resume", "on_search_end"]
     assert digest(whole) == before
@@ -138,7 +129,7 @@ def test_a_finished_search_is_not_repeated(whole):
 
 def test_a_larger_budget_goes_on_from_the_end(whole, tmp_path):
     search(tmp_path / "run", max_generations=2)
-    events = Names()
+    events = Events()
     search(tmp_path / "run", max_generations=3, callbacks=[events])
     assert events.names[:2] == ["on_search_resume", "on_generation_start"]
     assert events.names.count("on_generation_end") == 1
@@ -241,7 +232,8 @@ class NoRepr:
 
 
 def test_odd_data_modules_are_resumed_too(tmp_path):
-    interrupted(tmp_path, "on_candidate_start", 2, AsADataclass(NoRepr()), max_generations=1)
+    with pytest.warns(UserWarning, match=r"the repr of a .*NoRepr raised RuntimeError: no repr"):
+        interrupted(tmp_path, "on_candidate_start", 2, AsADataclass(NoRepr()), max_generations=1)
     search(tmp_path, AsADataclass(NoRepr()), max_generations=1)
     with pytest.raises(HistoryError, match=r"data\.option"):
         search(tmp_path, AsADataclass(3), max_generations=1)

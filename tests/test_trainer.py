@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from events import Events
 from torchmetrics import MeanSquaredError
 
 from lightning_lemonade import GraphSpec, LemonadeModule, LemonadeTrainer, SearchCallback, load
@@ -22,16 +23,6 @@ from lightning_lemonade.run import new_directory
 from lightning_lemonade.spaces import ConvNetSpace
 
 SMALL = {"max_generations": 2, "proposals": 8, "accepted": 3, "epochs": 1, "initial_epochs": 2, "accelerator": "cpu"}
-
-
-class Events(SearchCallback):
-    def __init__(self):
-        self.names = []
-
-    def __getattribute__(self, name):
-        if name.startswith("on_"):
-            return lambda search, *arguments: self.names.append(name)
-        return super().__getattribute__(name)
 
 
 class Depth(SpecObjective):
