@@ -168,9 +168,10 @@ def searched(data: pl.LightningDataModule, seed: int, budget: float, **settings:
 
 
 def _evaluator(data: pl.LightningDataModule, seed: int, training: Training) -> Evaluator:
+    task = TaskData(data)
     return Evaluator(
-        tasks={"": TaskData(data)},
-        calibration={},
+        tasks={"": task},
+        calibration={"": task.calibration(2, seed)},  # nothing is inherited, but a module's output is looked at
         objectives=resolve(OBJECTIVES),
         training=training,
         factory=LemonadeModule,
