@@ -7,6 +7,7 @@ from lightning_lemonade.errors import LemonadeError
 
 if TYPE_CHECKING:
     from lightning_lemonade.callback import SearchCallback
+    from lightning_lemonade.executors import Executor, InlineExecutor, RayExecutor
     from lightning_lemonade.front import Candidate, Front, load
     from lightning_lemonade.graph import GraphSpec
     from lightning_lemonade.module import LemonadeModule
@@ -14,20 +15,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Candidate",
+    "Executor",
     "Front",
     "GraphSpec",
+    "InlineExecutor",
     "LemonadeError",
     "LemonadeModule",
     "LemonadeTrainer",
+    "RayExecutor",
     "SearchCallback",
     "load",
 ]
 _PLACES = {
     "Candidate": "front",
+    "Executor": "executors",
     "Front": "front",
     "GraphSpec": "graph",
+    "InlineExecutor": "executors",
     "LemonadeModule": "module",
     "LemonadeTrainer": "trainer",
+    "RayExecutor": "executors",
     "SearchCallback": "callback",
     "load": "front",
 }

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # at run time, what imports torch or scikit-learn is imported
     from lightning_lemonade.trainer import LemonadeTrainer
 
 _NOT_FLAGS = frozenset({"space", "module", "callbacks", "logger"})
-_NOT_RECORDED = frozenset({"config", "run_dir", "wandb"})  # where a run is and who watches it
+_NOT_RECORDED = frozenset({"config", "executor", "run_dir", "wandb"})  # where a run is, where it computes, and who watches it
 _DEFAULT_DATA = "lightning_lemonade.datamodules.DigitsDataModule"
 _INSTEAD = {  # where the flag isn't called as the argument is in Python
     "max_epochs": "use --epochs and --initial_epochs",

@@ -21,7 +21,7 @@ BUDGET = ("max_generations", "max_seconds")
 """Arguments that may be larger when a search is resumed; None is the largest."""
 TUNED = ("max_child_seconds", "max_failures")
 """Arguments that may be others when a search is resumed: they are set anew when children failed by them."""
-NOT_COMPARED = ("versions", "command", *TUNED)
+NOT_COMPARED = ("versions", "command", "executor", *TUNED)
 OURS = "lightning-lemonade"
 _PLACES = "places"
 _IS_PLACE = re.compile(r"(^|_)(root|dir|directory|folder|path|file|cache)s?($|_)")

@@ -66,6 +66,8 @@ class CandidateRecord:
         teacher_images: images passed through its parent to distil from it.
         seconds: time by phase, in seconds.
         in_front: whether it is in the population now.
+        after: how many children an asynchronous search was told of before it accepted this one; None in a synchronous one.
+        told: how many it was told of with this one; None in a synchronous search, and until it is told.
     """
 
     id: int
@@ -86,6 +88,8 @@ class CandidateRecord:
     teacher_images: int
     seconds: Mapping[str, float]
     in_front: bool
+    after: int | None = None
+    told: int | None = None
 
     @property
     def start_error(self) -> float | None:

@@ -3,22 +3,23 @@
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from itertools import zip_longest
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from lightning_lemonade.callback import SearchInfo
 from lightning_lemonade.configuration import changed_versions, differences
 from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError, ObjectiveError, SearchError
-from lightning_lemonade.evaluation import EvaluationRequest, Evaluator, TaskData, TestRequest, timed
+from lightning_lemonade.evaluation import TaskData, timed
+from lightning_lemonade.executors import Executor
+from lightning_lemonade.flight import Flight, Window, spent_by_phase
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import DATABASE, History
-from lightning_lemonade.morphisms import State
 from lightning_lemonade.objectives import Objective, SpecObjective, TrainedObjective
-from lightning_lemonade.ranks import Ranks
-from lightning_lemonade.records import PHASES, GenerationRecord, ObjectiveRecord
+from lightning_lemonade.records import CandidateRecord, ObjectiveRecord
 from lightning_lemonade.resume import Progress, restore
 from lightning_lemonade.search import (
     SAMPLING,
@@ -44,8 +45,8 @@ class Run:
 
     Args:
         settings: of the search.
-        ranks: the processes that it runs on.
-        evaluator: of this rank, with the tasks.
+        executor: evaluates the children; open.
+        tasks: the data by task name.
         described: what a run records beside the settings, as JSON values.
 
     Raises:
@@ -54,8 +55,8 @@ class Run:
         DataError: if the data module yields something else than it must.
     """
 
-    def __init__(self, settings: SearchSettings, ranks: Ranks, evaluator: Evaluator, described: Mapping[str, Any]) -> None:
-        self.settings, self.ranks, self.evaluator, self.tasks = settings, ranks, evaluator, evaluator.tasks
+    def __init__(self, settings: SearchSettings, executor: Executor, tasks: Mapping[str, TaskData], described: Mapping[str, Any]) -> None:
+        self.settings, self.executor, self.tasks = settings, executor, tasks
         sample_shape, outputs = common_sample_shape(self.tasks), {task: data.outputs for task, data in self.tasks.items()}
         limits = settings.limits.within(Limits.parse(settings.space.limits(sample_shape)))
         measures = {o.key: o.checked for o in settings.objectives if isinstance(o, SpecObjective)}
@@ -89,7 +90,16 @@ class Run:
         self.history = self._resumed(directory, config) if self.resumed else self._created(directory, config)
         objectives = list(self.history.objectives)
         self.info = SearchInfo(directory, objectives, self.history.config, bounds, settings.max_generations, self.history)
-        self._failed = 0
+        self.flight = Flight(
+            executor,
+            self.history,
+            self.search,
+            tasks=list(self.tasks),
+            inherit=settings.inherit,
+            max_failures=settings.max_failures,
+            emit=self._emit_candidate,
+        )
+        self._began = time.monotonic()
         self._warned_of_disk = False
 
     def _created(self, run_dir: Path, config: Mapping[str, Any]) -> History:
@@ -116,7 +126,7 @@ class Run:
                 )
             if changed := changed_versions(history.config, config):
                 warnings.warn(f"{run_dir} goes on with {', '.join(changed)}: not bit for bit as it would have", stacklevel=2)
-            self.progress = restore(self.search, history)
+            self.progress = restore(self.search, history, asynchronous=self.settings.asynchronous)
             history.go_on({"command": history.config["command"], **config} if "command" in history.config else config)
         except BaseException:
             history.close()
@@ -128,7 +138,7 @@ class Run:
         finished = False
         try:
             self._emit("on_search_resume" if self.resumed else "on_search_start")
-            self.history.finish("finished", self._generations())
+            self.history.finish("finished", self._asynchronously() if self.settings.asynchronous else self._generations())
             finished = True
             self._test()
             self._emit("on_search_end")
@@ -146,16 +156,12 @@ class Run:
 
     def _generations(self) -> str:
         """Runs generation after generation; returns why it ended."""
-        began = time.monotonic()
-        while not (reason := self._reason_to_stop(time.monotonic() - began)):
+        while not (reason := self._reason_to_stop()):
             self._generation(self.progress.generations)
         return reason
 
-    def _reason_to_stop(self, seconds: float) -> str:
+    def _reason_to_stop(self) -> str:
         """Returns why no other generation begins, or an empty text.
-
-        Args:
-            seconds: that this process has worked.
 
         Raises:
             SearchError: if there is nothing to breed from.
@@ -163,35 +169,32 @@ class Run:
         progress, settings = self.progress, self.settings
         if not progress.generations:
             return ""
-        if not self.search.population:
-            failed = [c.failure.text for c in self.history.candidates() if c.failure]
-            raise SearchError(f"no starting network could be evaluated; the first failed with: {failed[0]}")
+        self._check_population()
         if settings.max_generations is not None and progress.generations > settings.max_generations:
             return "max_generations is reached"
         if progress.empty == EMPTY_GENERATIONS:
             return f"{EMPTY_GENERATIONS} generations found no new child within the limits"
-        if settings.max_seconds is not None and progress.begun is None and progress.seconds + seconds >= settings.max_seconds:
-            return "max_time is spent"
-        return ""
+        return self._out_of_time() if progress.begun is None else ""
+
+    def _out_of_time(self) -> str:
+        """Returns that the time is spent, or an empty text."""
+        limit, spent = self.settings.max_seconds, self.progress.seconds + time.monotonic() - self._began
+        return "max_time is spent" if limit is not None and spent >= limit else ""
+
+    def _check_population(self) -> None:
+        """Raises a SearchError if there is nothing to breed from."""
+        if not self.search.population:
+            failed = [c.failure.text for c in self.history.candidates() if c.failure]
+            raise SearchError(f"no starting network could be evaluated; the first failed with: {failed[0]}")
 
     def _generation(self, number: int) -> None:
         """Runs one generation of Algorithm 1: propose and accept, evaluate and record, select."""
-        self._watch_disk()
-        seconds, began = dict.fromkeys(PHASES, 0.0), time.perf_counter()
-        self._emit("on_generation_start", number)
-        with timed(seconds, "propose"):
+        window = self._window(number)
+        with timed(window.seconds, "propose"):
             asked = self._ask(number)
-        outcomes = self._evaluate(asked, seconds)
-        changed = self.search.tell(outcomes)
-        seconds["other"] = max(0.0, time.perf_counter() - began - sum(seconds.values()))
-        for phase, spent in _spent(self.progress.outcomes).items():
-            seconds[phase] += spent
-        record = self._summary(number, asked, outcomes, seconds)
-        self.history.record_generation(record)
-        self.progress.count(record)
-        if changed:
-            self._emit("on_front_changed", self.history.front())
-        self._emit("on_generation_end", record)
+        window.proposed, window.outcomes = asked.proposed, self._evaluate(asked, window)
+        self.search.tell(window.outcomes)
+        self._finish(window)
 
     def _ask(self, number: int) -> Asked:
         """Returns a generation's children: those of an interrupted one, or new ones. The draws of a generation don't depend on others."""
@@ -201,42 +204,117 @@ class Run:
             return self.search.start(self.starts)
         return self.search.ask(derived_rng(self.settings.seed, "ask", number), self.settings.accepted, number)
 
-    def _evaluate(self, asked: Asked, seconds: dict[str, float]) -> list[Outcome]:
-        """Evaluates children one after the other, and records each before the next begins. Those that were evaluated stay so."""
+    def _evaluate(self, asked: Asked, window: Window) -> list[Outcome]:
+        """Evaluates children, as many at a time as the executor can, and records each as it comes. Those that were evaluated stay so."""
         outcomes = {outcome.id: outcome for outcome in self.progress.outcomes}
-        children = [child for child in asked.children if child.id not in outcomes]
-        with timed(seconds, "record"):
-            if children and self.progress.begun is None:
-                self.history.accept(children, asked.proposed)
-        for child in children:
-            self._emit_candidate("on_candidate_accepted", child.id)
-        with timed(seconds, "record"):
-            for first in children[:1]:
-                self.history.start(first.id)
-        for child, after in zip_longest(children, children[1:]):
-            self._emit_candidate("on_candidate_start", child.id)
-            evaluation = self.ranks.evaluate(self.evaluator, self._request(child))
-            outcome = outcomes[child.id] = evaluation.outcome
-            with timed(seconds, "record"):
-                self.history.record(outcome, evaluation.weights, starts=after.id if after else None)
-            for phase, spent in outcome.seconds.items():
-                seconds[phase] += spent
-            self._emit_candidate("on_candidate_failed" if outcome.failure else "on_candidate_end", child.id)
-            self._count_failures(outcome)
+        waiting = deque(child for child in asked.children if child.id not in outcomes)
+        begun = [waiting.popleft() for _ in range(min(len(waiting), self.flight.free))]
+        if new := self.progress.begun is None:
+            self.flight.accept([*begun, *waiting], asked.proposed, window, starts=begun)
+        else:
+            self.flight.announce([*begun, *waiting])
+        for child in begun:
+            self.flight.start(child, window, recorded=new)
+        while self.flight.underway or waiting:
+            while waiting and self.flight.free:
+                self.flight.start(waiting.popleft(), window)
+            if (outcome := self.flight.next(window, waiting)) is not None:
+                outcomes[outcome.id] = outcome
         return [outcomes[child.id] for child in asked.children]
 
-    def _count_failures(self, outcome: Outcome) -> None:
-        """Ends a search whose children all fail.
+    def _asynchronously(self) -> str:
+        """Runs Algorithm 1 without generations: it is told of each child as it comes, and proposes as soon as one can be evaluated.
 
-        Raises:
-            SearchError: if too many failed in a row; those of earlier processes, whose cause may be mended, don't count.
+        What is recorded as a generation are as many children, one after the other, as a generation has. The first ones, after the starting
+        networks have begun, are bred from those of these that are done. Source: ours.
+
+        Returns:
+            Why it ended.
         """
-        self._failed = 0 if outcome.failure is None else self._failed + 1
-        if outcome.failure is not None and self._failed >= self.settings.max_failures:
-            raise SearchError(
-                f"{self._failed} children failed in a row, the last one with {outcome.failure.kind}: {outcome.failure.text}. Mend that, "
-                f"and give the same command again to go on"
-            )
+        window = self._window(self.progress.generations)
+        waiting = self._left_over(window)
+        while True:
+            reason = self._fill(window, waiting)
+            if not self.flight.underway:
+                break
+            if (outcome := self.flight.next(window, waiting, told=self.progress.told + 1)) is None:
+                continue
+            self.progress.told += 1
+            self.search.tell([outcome])
+            window.outcomes.append(outcome)
+            if len(window.outcomes) >= (self.settings.accepted if window.number else len(self.starts)):
+                self._finish(window)
+                window = self._window(self.progress.generations)
+        if window.outcomes:
+            self._finish(window)
+        self._check_population()
+        return reason
+
+    def _left_over(self, window: Window) -> deque[Child]:
+        """Returns the children that an interrupted asynchronous search had accepted, or the starting networks, for its first generation."""
+        if self.search.accepted and self.progress.begun is not None:
+            asked, window.outcomes = self.progress.begun, list(self.progress.outcomes)
+            self.flight.announce(asked.children)
+        else:
+            asked = self.search.start(self.starts)
+            self.flight.accept(asked.children, asked.proposed, window, after=0)
+        window.proposed = asked.proposed
+        return deque(asked.children)
+
+    def _fill(self, window: Window, waiting: deque[Child]) -> str:
+        """Begins as many evaluations as there is room for; returns why there are no new children any more, or an empty text."""
+        while waiting and self.flight.free:
+            self.flight.start(waiting.popleft(), window)
+        settings = self.settings
+        left = float("inf") if settings.max_generations is None else self._most_children - self.search.accepted
+        if left <= 0:
+            return "max_generations is reached"
+        if reason := self._out_of_time():
+            return reason
+        count = int(min(self.flight.free, left))
+        if not count or not self.search.population:
+            return ""
+        with timed(window.seconds, "propose"):
+            asked = self._ask_for(count, window)
+        window.proposed += asked.proposed
+        self.flight.accept(asked.children, asked.proposed, window, starts=asked.children, after=self.progress.told)
+        for child in asked.children:
+            self.flight.start(child, window, recorded=True)
+        return "" if asked.children else "no new child within the limits was found"
+
+    def _ask_for(self, count: int, window: Window) -> Asked:
+        """Returns children for an asynchronous search, chosen from as many proposals for each as in a generation."""
+        settings, search = self.settings, self.search
+        proposals = ceil(count * settings.proposals / settings.accepted)
+        asked = Asked((), 0)
+        for attempt in range(EMPTY_GENERATIONS):
+            rng = derived_rng(settings.seed, "ask", search.accepted, attempt)
+            asked = search.ask(rng, count, max(1, window.number), proposals=proposals)
+            if asked.children or self.flight.underway:
+                break
+        return asked
+
+    @property
+    def _most_children(self) -> int:
+        """How many children an asynchronous search may accept, the starting networks among them."""
+        return len(self.starts) + (self.settings.max_generations or 0) * self.settings.accepted
+
+    def _window(self, number: int) -> Window:
+        """Begins a generation."""
+        self._watch_disk()
+        self._emit("on_generation_start", number)
+        spent = spent_by_phase(self.progress.outcomes)
+        return Window(number, earlier={phase: seconds / self.executor.slots for phase, seconds in spent.items()})
+
+    def _finish(self, window: Window) -> None:
+        """Ends a generation: records it and the population, and tells the callbacks."""
+        record = window.record(self.search, self.progress.epochs)
+        self.history.record_generation(record)
+        changed = record.front != self.progress.front
+        self.progress.count(record)
+        if changed:
+            self._emit("on_front_changed", self.history.front())
+        self._emit("on_generation_end", record)
 
     def _watch_disk(self) -> None:
         """Warns once if the disk has no room for some more generations, before a write fails."""
@@ -253,32 +331,6 @@ class Run:
                 stacklevel=2,
             )
 
-    def _summary(self, number: int, asked: Asked, outcomes: Sequence[Outcome], seconds: Mapping[str, float]) -> GenerationRecord:
-        """Returns the record of a generation."""
-        epochs = sum(result.epochs for outcome in outcomes for result in outcome.tasks.values())
-        failed = sum(outcome.failure is not None for outcome in outcomes)
-        return GenerationRecord(
-            generation=number,
-            hypervolume=self.search.hypervolume,
-            front=tuple(member.id for member in self.search.population),
-            proposed=asked.proposed,
-            accepted=len(outcomes),
-            evaluated=len(outcomes) - failed,
-            failed=failed,
-            total_epochs=self.progress.epochs + epochs,
-            seconds=seconds,
-        )
-
-    def _request(self, child: Child) -> EvaluationRequest:
-        if child.parent is None or not self.settings.inherit:
-            return EvaluationRequest(child, None, {})
-        parent = self.search.members[child.parent].spec
-        return EvaluationRequest(child, parent, self._weights(child.parent))
-
-    def _weights(self, candidate: int) -> dict[str, State]:
-        """Returns a candidate's weights by task."""
-        return {task: self.history.weights(candidate, task) for task in self.tasks}
-
     def _test(self) -> None:
         """Measures the front on the test split, where there is one; who was measured before an interruption isn't again.
 
@@ -288,20 +340,17 @@ class Run:
         records = [self.history.candidate(member.id) for member in self.search.population]
         left = [record for record in records if any(task.test_error is None for task in record.tasks.values())]
         try:
-            for record in left:
-                request = TestRequest(record.spec, self._weights(record.id))
-                if errors := self.ranks.measure_test(self.evaluator, request):
-                    self.history.record_test_errors({record.id: errors})
+            self.flight.test(left)
         except Exception as error:
             raise SearchError(
                 f"the search is complete, but its front could not be measured on the test split ({type(error).__name__}: {error}); "
                 f"load({str(self.history.run_dir)!r}) gives the front"
             ) from error
 
-    def _emit_candidate(self, event: str, candidate: int) -> None:
+    def _emit_candidate(self, event: str, read: Callable[[], CandidateRecord]) -> None:
         """Tells the callbacks of a candidate, which is read only if there are any."""
         if self.settings.callbacks:
-            self._emit(event, self.history.candidate(candidate))
+            self._emit(event, read())
 
     def _emit(self, event: str, *arguments: object) -> None:
         """Tells the callbacks.
@@ -370,15 +419,6 @@ def hypervolume_bounds(
             if not low < high:
                 raise ObjectiveError(f"objective {objective.key} has the bounds {low} and {high}: give the best, then the worst value")
     return bounds
-
-
-def _spent(outcomes: Iterable[Outcome]) -> dict[str, float]:
-    """Returns the seconds of several evaluations by phase."""
-    seconds: dict[str, float] = {}
-    for outcome in outcomes:
-        for phase, spent in outcome.seconds.items():
-            seconds[phase] = seconds.get(phase, 0.0) + spent
-    return seconds
 
 
 def new_directory() -> Path:

@@ -11,6 +11,7 @@ import torch
 from lightning_lemonade.callback import SearchCallback
 from lightning_lemonade.configuration import described
 from lightning_lemonade.errors import ConfigurationError
+from lightning_lemonade.executors import Executor
 from lightning_lemonade.module import PAPER_TRAINING, Training
 from lightning_lemonade.objectives import Objective, SpecObjective
 from lightning_lemonade.search import SAMPLING, Limits
@@ -41,6 +42,8 @@ class SearchSettings:
         max_child_seconds: longest evaluation of a child, or None.
         max_failures: children that may fail in a row.
         keep_weights: `"front"` or `"all"`.
+        asynchronous: whether children are proposed as soon as one can be evaluated.
+        executor: where children are evaluated.
         callbacks: of the search.
         run_dir: where everything is kept; None for a new folder.
         trainer_arguments: of `pytorch_lightning.Trainer`.
@@ -65,6 +68,8 @@ class SearchSettings:
     max_child_seconds: float | None
     max_failures: int
     keep_weights: str
+    asynchronous: bool
+    executor: Executor
     callbacks: tuple[SearchCallback, ...]
     run_dir: Path | None
     trainer_arguments: Mapping[str, Any]
@@ -76,8 +81,9 @@ class SearchSettings:
             raise ConfigurationError(f"accepted={self.accepted} of proposals={self.proposals}: propose at least as many as are accepted")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ConfigurationError(f"seed must be a whole number of at least 0, got {self.seed!r}")
-        if not isinstance(self.inherit, bool):
-            raise ConfigurationError(f"inherit must be true or false, got {self.inherit!r}")
+        for name in ("inherit", "asynchronous"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.sampling not in SAMPLING:
             raise ConfigurationError(f"sampling must be one of {', '.join(SAMPLING)}, got {self.sampling!r}")
         if self.keep_weights not in KEEP_WEIGHTS:
@@ -127,6 +133,8 @@ class SearchSettings:
             "max_child_seconds": self.max_child_seconds,
             "max_failures": self.max_failures,
             "keep_weights": self.keep_weights,
+            "asynchronous": self.asynchronous,
+            "executor": described(self.executor),
             "trainer": {name: described(value) for name, value in self.trainer_arguments.items()},
         }
 

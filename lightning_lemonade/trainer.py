@@ -5,29 +5,29 @@ import difflib
 import inspect
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
 from lightning_lemonade.batches import BatchFormat, check_format
 from lightning_lemonade.callback import SearchCallback
 from lightning_lemonade.configuration import described, versions
 from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError
-from lightning_lemonade.evaluation import Evaluator, TaskData, from_data_module, remembered, seeded
+from lightning_lemonade.evaluation import Evaluator, Recipe, remembered
 from lightning_lemonade.evaluation.evaluator import ModuleFactory
+from lightning_lemonade.executors import Executor, make_executor
 from lightning_lemonade.front import Front, load
 from lightning_lemonade.history import DATABASE, History
 from lightning_lemonade.module import LemonadeModule, Training
 from lightning_lemonade.objectives import Metric, Objective, for_tasks, resolve
-from lightning_lemonade.ranks import Ranks, Stop, launch
+from lightning_lemonade.ranks import Ranks, Stop
 from lightning_lemonade.run import Run
-from lightning_lemonade.search import Limits, derived_seed
+from lightning_lemonade.search import Limits
 from lightning_lemonade.settings import SearchSettings, parse_time, parse_training
 from lightning_lemonade.spaces import ConvNetSpace
 
@@ -90,6 +90,10 @@ class LemonadeTrainer:
         max_child_time: the longest that one child may take, as `"DD:HH:MM:SS"`; one that takes longer fails.
         max_failures: children that may fail in a row before the search stops.
         keep_weights: `"front"` deletes the weights of candidates that left the front; `"all"` keeps them. The numbers stay in any case.
+        asynchronous: whether children are proposed as soon as one can be evaluated, in place of generations that wait for their slowest
+            child. With an executor of several children at a time it can't be repeated bit for bit.
+        executor: where children are evaluated: `"inline"` (one after the other, here), `"ray"` (one for each device, on this machine or a
+            cluster), or an `Executor`, for instance `RayExecutor(address="auto")`.
         module: makes a module from a spec and the settings of training; a subclass of LemonadeModule will do.
         batch_format: where a batch holds samples and targets: two keys of a dict or two places of a tuple, or a function of the batch
             that returns both. By default a tuple or list of two tensors, or a dict with usual names (`image` and `label`, ...).
@@ -128,6 +132,8 @@ class LemonadeTrainer:
         max_child_time: str | None = None,
         max_failures: int = 16,
         keep_weights: Literal["front", "all"] = "front",
+        asynchronous: bool = False,
+        executor: Literal["inline", "ray"] | Executor = "inline",
         module: ModuleFactory | None = None,
         batch_format: BatchFormat = None,
         callbacks: Sequence[SearchCallback | pl.Callback | Callable[[], pl.Callback]] = (),
@@ -153,6 +159,8 @@ class LemonadeTrainer:
             max_child_seconds=None if max_child_time is None else parse_time(max_child_time, "max_child_time"),
             max_failures=max_failures,
             keep_weights=keep_weights,
+            asynchronous=asynchronous,
+            executor=make_executor(executor),
             callbacks=tuple(callback for callback in callbacks if isinstance(callback, SearchCallback)),
             run_dir=None if run_dir is None else Path(run_dir),
             trainer_arguments=trainer_kwargs,
@@ -195,53 +203,47 @@ class LemonadeTrainer:
         if not modules:
             raise DataError("search needs a data module, got an empty mapping")
         settings = replace(self.settings, objectives=tuple(for_tasks(self.settings.objectives, list(modules))))
-        ranks = launch(settings.trainer_arguments)
         settings = _with_recorded_threads(settings)
+        recipe = Recipe(
+            modules=modules,
+            batch_format=self.batch_format,
+            objectives=settings.objectives,
+            training=settings.training,
+            factory=self.module,
+            seed=settings.seed,
+            calibration_size=settings.calibration_size,
+            trainer_arguments=settings.trainer_arguments,
+            callbacks=self.training_callbacks,
+            max_child_seconds=settings.max_child_seconds,
+        )
         threads = torch.get_num_threads()
         try:
             with remembered(signal.SIGINT, KeyboardInterrupt):
-                return load(self._search(ranks, settings, modules))
+                ranks = settings.executor.prepare(recipe)
+                return load(self._search(ranks, settings, recipe))
         finally:
+            settings.executor.close()
             torch.set_num_threads(threads)
 
-    def _search(self, ranks: Ranks, settings: SearchSettings, modules: Mapping[str, pl.LightningDataModule]) -> Path:
+    def _search(self, ranks: Ranks, settings: SearchSettings, recipe: Recipe) -> Path:
         """Runs the search on this rank; returns the run directory."""
+        modules = recipe.modules
         first = {task: _first_described(datamodule) for task, datamodule in modules.items()}
-        of_tasks: dict[str, Any] = {}
-        tasks: dict[str, TaskData] = {}
-        calibration: dict[str, Tensor] = {}
         try:
-            for task, datamodule in modules.items():
-                with _named(task):
-                    with from_data_module(datamodule, "prepare_data"):
-                        ranks.prepare(datamodule.prepare_data, per_node=datamodule.prepare_data_per_node)
-                    # a split that draws from the global generators is the same on every rank and in every run
-                    with seeded(derived_seed(settings.seed, "data")):
-                        tasks[task] = TaskData(datamodule, self.batch_format, classifies=_classifies(self.module))
-                        _ = tasks[task].shapes  # what is wrong with the data is said first
-                        calibration[task] = tasks[task].calibration(settings.calibration_size, settings.seed)
-            small = max(batch[0].numel() for batch in calibration.values()) <= ONE_THREAD
-            torch.set_num_threads(settings.threads_per_child or (1 if small else torch.get_num_threads()))
-            evaluator = Evaluator(
-                tasks=tasks,
-                calibration=calibration,
-                objectives=settings.objectives,
-                training=settings.training,
-                factory=self.module,
-                seed=settings.seed,
-                trainer_arguments=settings.trainer_arguments,
-                callbacks=self.training_callbacks,
-                max_child_seconds=settings.max_child_seconds,
-            )
-            if ranks.rank:
-                return ranks.follow(evaluator)
-            for task, data in tasks.items():
-                facts = {"outputs": data.outputs, "class_names": data.class_names, "checksums": data.checksums}
-                of_tasks[task] = {"data": first[task], **facts}
-            return self._lead(ranks, settings, evaluator, self.described | {"tasks": of_tasks})
+            evaluator = recipe.evaluator(ranks.prepare)
+            try:
+                small = max(batch[0].numel() for batch in evaluator.calibration.values()) <= ONE_THREAD
+                torch.set_num_threads(settings.threads_per_child or (1 if small else settings.executor.threads or torch.get_num_threads()))
+                if ranks.rank:
+                    return ranks.follow(evaluator)
+                of_tasks = {
+                    task: {"data": first[task], "outputs": data.outputs, "class_names": data.class_names, "checksums": data.checksums}
+                    for task, data in evaluator.tasks.items()
+                }
+                return self._lead(ranks, settings, evaluator, self.described | {"tasks": of_tasks})
+            finally:
+                evaluator.close()
         finally:
-            for data in tasks.values():
-                data.close()
             for task, datamodule in modules.items():
                 with suppress(AttributeError):  # an object without a dictionary
                     setattr(datamodule, _DESCRIPTIONS, (first[task], described(datamodule)))
@@ -249,7 +251,8 @@ class LemonadeTrainer:
     def _lead(self, ranks: Ranks, settings: SearchSettings, evaluator: Evaluator, described: Mapping[str, Any]) -> Path:
         """Runs the search on rank 0, and tells the others how it ended; returns the run directory."""
         try:
-            run = Run(settings, ranks, evaluator, described)
+            settings.executor.open(ranks, evaluator)
+            run = Run(settings, settings.executor, evaluator.tasks, described)
             run.go()
         except BaseException as error:
             ranks.dismiss(Stop(None, f"{type(error).__name__}: {error}"))
@@ -289,30 +292,12 @@ def _with_recorded_threads(settings: SearchSettings) -> SearchSettings:
     return replace(settings, threads_per_child=recorded) if isinstance(recorded, int) and recorded > 0 else settings
 
 
-def _classifies(module: ModuleFactory) -> bool:
-    """Returns whether a module certainly is the classifier that `LemonadeModule` is, to whose targets much can be said."""
-    return isinstance(module, type) and all(
-        getattr(module, name) is getattr(LemonadeModule, name) for name in ("loss", "metrics", "training_step", "validation_step")
-    )
-
-
 def _check_datamodule(datamodule: object) -> None:
     if isinstance(datamodule, type) or not all(
         callable(getattr(datamodule, name, None)) for name in ("setup", "train_dataloader", "val_dataloader")
     ):
         shown = f"the class {datamodule.__name__}: make one" if isinstance(datamodule, type) else type(datamodule).__name__
         raise DataError(f"search needs a LightningDataModule, got {shown}")
-
-
-@contextmanager
-def _named(task: str) -> Iterator[None]:
-    """Says of which task a problem with the data is, where tasks have names."""
-    try:
-        yield
-    except DataError as error:
-        if not task:
-            raise
-        raise DataError(f"task {task}: {error}") from error
 
 
 def _factory(callback: pl.Callback | Callable[[], pl.Callback]) -> Callable[[], pl.Callback]:

@@ -4,7 +4,8 @@ from lightning_lemonade.evaluation.data import TaskData
 from lightning_lemonade.evaluation.evaluator import Evaluator
 from lightning_lemonade.evaluation.failures import FAILURE_KINDS, FailureKind, from_data_module
 from lightning_lemonade.evaluation.interrupts import remembered
-from lightning_lemonade.evaluation.requests import Evaluation, EvaluationRequest, TestRequest
+from lightning_lemonade.evaluation.recipe import Prepare, Recipe
+from lightning_lemonade.evaluation.requests import Evaluation, EvaluationRequest, Tested, TestRequest
 from lightning_lemonade.evaluation.scopes import seeded, timed
 
 __all__ = [
@@ -13,8 +14,11 @@ __all__ = [
     "EvaluationRequest",
     "Evaluator",
     "FailureKind",
+    "Prepare",
+    "Recipe",
     "TaskData",
     "TestRequest",
+    "Tested",
     "from_data_module",
     "remembered",
     "seeded",

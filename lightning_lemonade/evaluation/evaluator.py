@@ -72,6 +72,11 @@ class Evaluator:
         self._limit = TimeLimit(max_child_seconds)
         self._tried: set[str] = set()
 
+    def close(self) -> None:
+        """Lets the data modules tear down what they have set up."""
+        for data in self.tasks.values():
+            data.close()
+
     def evaluate(self, request: EvaluationRequest) -> Evaluation:
         """Evaluates a child. What its training raises becomes a failure with a kind and a text; its cost up to there is kept.
 

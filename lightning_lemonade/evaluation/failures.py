@@ -17,7 +17,7 @@ from lightning_lemonade.evaluation.interrupts import chain
 from lightning_lemonade.evaluation.limit import OutOfTime
 from lightning_lemonade.search import Failure
 
-FailureKind = Literal["exception", "not_a_number", "out_of_memory", "time_limit", "wrong_output", "data"]
+FailureKind = Literal["exception", "not_a_number", "out_of_memory", "time_limit", "wrong_output", "data", "worker_lost"]
 """Why a child has no values.
 
 - `exception`: code raised that isn't the data's: the module's, a callback's, an objective's.
@@ -26,6 +26,7 @@ FailureKind = Literal["exception", "not_a_number", "out_of_memory", "time_limit"
 - `time_limit`: the evaluation took longer than a child may.
 - `wrong_output`: the module's output has another shape than its spec says.
 - `data`: the data module or its data set raised: a loader that was made, a batch that was loaded (also in another process), a batch's hook.
+- `worker_lost`: the process that evaluated it died or fell silent, as often as it may be tried again elsewhere.
 """
 FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 

@@ -32,11 +32,27 @@ class TestRequest:
     Attributes:
         spec: its architecture.
         weights: its weights by task.
+        id: the candidate's.
     """
 
     __test__ = False  # no test class, though its name begins like one
     spec: GraphSpec
     weights: Mapping[str, State]
+    id: int = -1
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a test gave.
+
+    Attributes:
+        id: the candidate's.
+        errors: by task, for tasks that have a test split.
+    """
+
+    __test__ = False
+    id: int
+    errors: Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -141,12 +141,16 @@ class History(Reader):
             session.execute(update(RunRow).values(config=values, status="running", stop_reason=""))
         self.config = values
 
-    def accept(self, children: Sequence[Child], proposed: int | None = None) -> None:
+    def accept(
+        self, children: Sequence[Child], proposed: int | None = None, *, starts: Collection[int] = (), after: int | None = None
+    ) -> None:
         """Records children of one generation as accepted, with their spec objectives, in one commit.
 
         Args:
             children: of which an interrupted generation has all or none, if they are recorded together.
             proposed: how many legal proposals they were chosen from; by default no others.
+            starts: ids of those among them whose evaluation begins now.
+            after: how many children an asynchronous search was told of before.
 
         Raises:
             HistoryError: if a parent or an objective is unknown, an id is taken, or a value isn't finite.
@@ -160,7 +164,7 @@ class History(Reader):
                 asked = session.get(AskedRow, child.generation) or AskedRow(generation=child.generation, proposed=0)
                 asked.proposed += len(children) if proposed is None else proposed
                 session.add(asked)
-            session.add_all([child_row(child) for child in children])
+            session.add_all([child_row(child, "running" if child.id in starts else "accepted", after) for child in children])
 
     def start(self, candidate_id: int) -> None:
         """Records that a child's evaluation begins, or begins again.
@@ -171,7 +175,7 @@ class History(Reader):
         with self._writing() as session:
             self._unfinished(session, candidate_id).state = "running"
 
-    def record(self, outcome: Outcome, weights: Mapping[str, State], *, starts: int | None = None) -> None:
+    def record(self, outcome: Outcome, weights: Mapping[str, State], *, starts: int | None = None, told: int | None = None) -> None:
         """Records what an evaluation gave: first the weights, durably, then everything else in one commit.
 
         What the parent's training cost counts to a child's cumulative cost if the child inherited its weights, which the start error of a
@@ -181,6 +185,7 @@ class History(Reader):
             outcome: values or a failure. A failed child keeps its spec objectives only; what its training cost is recorded all the same.
             weights: the trained state dict by task; ignored for a failed child.
             starts: another child whose evaluation begins now; a commit takes the disk's time, and so this saves one.
+            told: how many children an asynchronous search is told of with this one.
 
         Raises:
             HistoryError: if the child is unknown or finished already, an evaluated one lacks an objective, a task or its weights, a value
@@ -190,6 +195,7 @@ class History(Reader):
         files: dict[str, tuple[str, str]] = {}
         with self._writing() as session:
             row = self._unfinished(session, outcome.id)
+            row.told = told
             if failure is None:
                 self._check_complete(outcome, weights)
                 self._check_values(outcome.id, ((key, measured.value) for key, measured in outcome.values.items()))

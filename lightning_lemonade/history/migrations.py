@@ -23,7 +23,13 @@ def _to_2(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE run DROP COLUMN schema_version")
 
 
-_STEPS: Mapping[int, Callable[[sqlite3.Connection], None]] = {1: _to_2}
+def _to_3(connection: sqlite3.Connection) -> None:
+    """Notes in which order an asynchronous search accepted children and was told of them."""
+    for column in ("after", "told"):
+        connection.execute(f'ALTER TABLE candidate ADD COLUMN "{column}" INTEGER')
+
+
+_STEPS: Mapping[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3}
 
 
 def version_of(connection: sqlite3.Connection) -> int:
@@ -52,6 +58,8 @@ def migrate(connection: sqlite3.Connection) -> None:
 def tables_of(version: int) -> Tables:
     """Returns the columns by table of a schema version, in order."""
     tables = {table.name: tuple(column.name for column in table.columns) for table in Base.metadata.sorted_tables}
+    if version < 3:
+        tables["candidate"] = tuple(name for name in tables["candidate"] if name not in ("after", "told"))
     if version < 2:
         del tables["asked"]
         tables["run"] = ("id", "schema_version", *tables["run"][1:])

@@ -29,13 +29,14 @@ MOST_OBJECTIVES = MOST_TASKS = 256
 STAGES = ("spec", "network", "trained")
 
 
-def child_row(child: Child) -> CandidateRow:
-    """Returns the row of an accepted child."""
+def child_row(child: Child, state: State, after: int | None) -> CandidateRow:
+    """Returns the row of an accepted child; `after` is how many children the search was told of before."""
     return CandidateRow(
         id=child.id,
         parent=child.parent,
         generation=child.generation,
-        state="accepted",
+        state=state,
+        after=after,
         hash=child.spec.structural_hash,
         spec=child.spec.to_json(),
         mutations=[mutation.to_dict() for mutation in child.mutations],
@@ -125,6 +126,8 @@ def candidate_record(row: CandidateRow, spec: GraphSpec, *, keys: Sequence[str],
         teacher_images=sum(integer(result.teacher_images) for result in row.results.values()),
         seconds={printable(phase.phase): number(phase.seconds) for phase in row.phases},
         in_front=in_front,
+        after=None if row.after is None else integer(row.after),
+        told=None if row.told is None else integer(row.told),
     )
 
 

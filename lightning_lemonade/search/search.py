@@ -96,13 +96,14 @@ class Search:
         distinct = list({proposal.spec.structural_hash: proposal for proposal in proposals}.values())
         return Asked(tuple(self._accept(proposal) for proposal in distinct), len(distinct))
 
-    def ask(self, rng: np.random.Generator, count: int, generation: int) -> Asked:
+    def ask(self, rng: np.random.Generator, count: int, generation: int, *, proposals: int | None = None) -> Asked:
         """Proposes children of the population and accepts some of them: the first half of a generation.
 
         Args:
             rng: the source of every draw.
             count: n_ac, children wanted; fewer where not enough legal ones are found.
             generation: its number, from 1.
+            proposals: n_pc of this call, in place of the search's; an asynchronous search asks for fewer children at a time.
 
         Raises:
             SearchError: if the population is empty.
@@ -112,15 +113,16 @@ class Search:
         knowledge = Knowledge(self.population, self._families, tuple(self.objectives), self.keys, self.bounds, self.epochs)
         choice = self.sampling.fit(knowledge)
         weights = choice.parents()
-        proposals: dict[str, Proposal] = {}
-        for _ in range(self.proposals * TRIES_PER_PROPOSAL):
-            if len(proposals) == self.proposals:
+        wanted = self.proposals if proposals is None else proposals
+        found: dict[str, Proposal] = {}
+        for _ in range(wanted * TRIES_PER_PROPOSAL):
+            if len(found) == wanted:
                 break
             parent = self.population[draw_one(weights, rng)]
             child = self._propose(parent, rng, generation)
             if child is not None:
-                proposals.setdefault(child.spec.structural_hash, child)
-        legal = [*proposals.values(), *self._continued(generation)]
+                found.setdefault(child.spec.structural_hash, child)
+        legal = [*found.values(), *self._continued(generation)]
         chosen = choice.accept(legal, count, rng)
         return Asked(tuple(self._accept(legal[i]) for i in sorted(chosen)), len(legal))
 
@@ -157,6 +159,11 @@ class Search:
             if child.id != self._next_id or not (child.parent is None or child.parent in self.members):
                 raise SearchError(f"candidate {child.id} can't follow {self._next_id - 1} with the parent {child.parent}")
             self._take(child)
+
+    @property
+    def accepted(self) -> int:
+        """How many children were accepted so far, the starting networks among them: the next one's id."""
+        return self._next_id
 
     @property
     def hypervolume(self) -> float:

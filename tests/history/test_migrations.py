@@ -9,6 +9,7 @@ from runs import convnet, record_run, state_of
 
 from lightning_lemonade.errors import HistoryError
 from lightning_lemonade.history import DATABASE, History, migrations
+from lightning_lemonade.history.schema import SCHEMA_VERSION
 from lightning_lemonade.history.weights import write_weights
 
 VERSION_1 = Path(__file__).with_name("version_1.sql")
@@ -63,7 +64,7 @@ def test_it_is_read_where_nothing_can_be_written(old, open_folder, nobody):
 def test_it_is_brought_up_to_date_once_it_is_written(old, tmp_path):
     digest = History.open(old).digest()
     history = History.resume(old)
-    assert version(old) == 2
+    assert version(old) == SCHEMA_VERSION
     assert history.digest() == digest
     assert [history.proposed(generation) for generation in range(3)] == [8, 8, 2]
     history.go_on(history.config)
@@ -77,20 +78,20 @@ def test_it_is_brought_up_to_date_once_it_is_written(old, tmp_path):
 
 def test_a_migration_that_is_interrupted_changes_nothing(old, monkeypatch):
     before = (old / DATABASE).read_bytes()
-    real = migrations._STEPS[1]
+    steps = migrations._STEPS
 
     def breaks(connection):
-        real(connection)
+        steps[1](connection)
         raise MemoryError
 
     monkeypatch.setattr(migrations, "_STEPS", {1: breaks})
     with pytest.raises(MemoryError):
         History.resume(old)
     assert version(old) == 0
-    monkeypatch.setattr(migrations, "_STEPS", {1: real})
+    monkeypatch.setattr(migrations, "_STEPS", steps)
     assert (old / DATABASE).read_bytes() == before
     History.resume(old).close()
-    assert version(old) == 2
+    assert version(old) == SCHEMA_VERSION
 
 
 def test_another_schema_under_an_old_number_is_refused(old):
@@ -102,12 +103,12 @@ def test_another_schema_under_an_old_number_is_refused(old):
             open_it(old)
 
 
-@pytest.mark.parametrize("number", [3, 99, -1])
+@pytest.mark.parametrize("number", [SCHEMA_VERSION + 1, 99, -1])
 def test_a_newer_schema_is_refused_by_readers_and_writers(tmp_path, number):
     record_run(tmp_path).close()
     connection = sqlite3.connect(tmp_path / DATABASE)
     connection.execute(f"PRAGMA user_version = {number}")
     connection.close()
     for open_it in (History.open, History.resume):
-        with pytest.raises(HistoryError, match=rf"schema {number}; this release reads up to 2: upgrade|{number}"):
+        with pytest.raises(HistoryError, match=rf"schema {number}; this release reads up to {SCHEMA_VERSION}: upgrade|{number}"):
             open_it(tmp_path)
