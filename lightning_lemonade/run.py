@@ -234,6 +234,9 @@ class Run:
         window = self._window(self.progress.generations)
         waiting = self._left_over(window)
         while True:
+            if len(window.outcomes) >= (self.settings.accepted if window.number else len(self.starts)):
+                self._finish(window)
+                window = self._window(self.progress.generations)
             reason = self._fill(window, waiting)
             if not self.flight.underway:
                 break
@@ -242,9 +245,6 @@ class Run:
             self.progress.told += 1
             self.search.tell([outcome])
             window.outcomes.append(outcome)
-            if len(window.outcomes) >= (self.settings.accepted if window.number else len(self.starts)):
-                self._finish(window)
-                window = self._window(self.progress.generations)
         if window.outcomes:
             self._finish(window)
         self._check_population()

@@ -18,7 +18,7 @@ ALLOWED = {
     "spaces": {"morphisms"},
     "objectives": {"graph"},
     "search": {"spaces", "objectives"},
-    "testing": {"morphisms"},
+    "testing": {"morphisms", "executors"},
     "records": {"search"},
     "batches": set(),
     "module": {"graph", "batches"},

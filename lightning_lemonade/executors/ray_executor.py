@@ -83,6 +83,7 @@ class RayExecutor(Executor):
         self._results: deque[Result] = deque()
         self._tries: dict[int, int] = {}
         self._connected = self._owned = False
+        self._beats: Any = None
 
     @property
     def threads(self) -> int:
@@ -157,7 +158,9 @@ class RayExecutor(Executor):
         self._waiting.clear()
         self._results.clear()
         self._tries.clear()
-        ray.kill(self._beats)
+        if self._beats is not None:
+            ray.kill(self._beats)
+            self._beats = None
         if self._owned:
             ray.shutdown()
 
@@ -266,7 +269,6 @@ class RayExecutor(Executor):
         """Takes what a worker says."""
         from ray.exceptions import RayError, RayTaskError  # noqa: PLC0415
 
-        request = crew.request
         try:
             what, value = crew.take(reference)
         except RayTaskError as error:  # no LemonadeError, so a defect, of ours or of what the user's code leaves behind
@@ -283,9 +285,10 @@ class RayExecutor(Executor):
         elif what == "ready":
             self._compare(value.value)
             self._false_starts = 0
-        elif request is not None:
+        elif crew.request is not None:
             self._results.append(value.value)
-            self._tries.pop(_key(request), None)
+            self._tries.pop(_key(crew.request), None)
+            crew.request = None
 
     def _compare(self, facts: Any) -> None:  # noqa: ANN401
         """Raises a DataError if a worker has other data than the search."""
