@@ -4,11 +4,14 @@ import importlib.util
 import logging
 import os
 import pickle
+import socket
+import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_lemonade.errors import ConfigurationError, DataError, SearchError
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 TICK = 1.0
 """Seconds after which it is looked whether a worker is silent or late, while nothing else happens."""
+PATIENCE = 10.0
+"""Seconds in which a cluster must answer."""
 RECOUNT = 15.0
 """Seconds after which a cluster is looked at again, which may have grown."""
 GRACE = 60.0
@@ -174,6 +179,8 @@ class RayExecutor(Executor):
 
         self._owned = not ray.is_initialized()
         if self._owned:
+            if self.address is not None:
+                _check_reachable(self.address)
             try:
                 ray.init(
                     address=self.address or "local",
@@ -365,6 +372,24 @@ class RayExecutor(Executor):
             longest = max(silence.get(number, 0.0) for number in crew.numbers)
             if longest > self.heartbeat_timeout:
                 self._lose(crew, f"nothing was heard of it for {longest:.0f} seconds")
+
+
+def _check_reachable(address: str) -> None:
+    """Raises a ConfigurationError if nobody answers where a cluster should be; Ray itself would end the program after a minute."""
+    if address == "auto":
+        current = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"  # which `ray start` writes
+        address = os.environ.get("RAY_ADDRESS") or (current.read_text().strip() if current.is_file() else "")
+        if not address:
+            raise ConfigurationError("address='auto': this machine belongs to no Ray cluster; begin one with `ray start --head`")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "://" in address:
+        raise ConfigurationError(f"address must be 'auto' or 'host:port' of a Ray cluster that this machine belongs to, got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(
+            f"the Ray cluster {address} can't be reached ({error}): see `ray status`, or give another address"
+        ) from error
 
 
 def _key(request: Request) -> int:

@@ -147,6 +147,20 @@ def test_arguments_that_cannot_be_used_are_named(arguments, text):
         RayExecutor(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("127.0.0.1:1", "can't be reached"),
+        ("ray://127.0.0.1:1", "must be 'auto' or 'host:port'"),
+        ("here", "must be 'auto' or 'host:port'"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path, address, text):
+    ray.shutdown()
+    with pytest.raises(ConfigurationError, match=text):
+        search(tmp_path / "run", RayExecutor(address=address))
+
+
 def test_a_program_that_was_started_several_times_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigurationError, match="start it once"):
