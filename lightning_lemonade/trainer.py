@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from lightning_lemonade.batches import BatchFormat, check_format
@@ -97,7 +98,9 @@ class LemonadeTrainer:
             classes and functions that make one.
         run_dir: where everything is kept; by default a new folder in `lemonade_runs`. A run that is there already goes on, if it was
             configured alike; its budget may be larger now.
-        trainer_kwargs: for `pytorch_lightning.Trainer`, for instance `accelerator`, `devices`, `precision`.
+        trainer_kwargs: for `pytorch_lightning.Trainer`, for instance `accelerator`, `devices`, `precision`. With several devices each
+            child is trained by all of them, which share each batch of your loader; `sync_batchnorm=True` lets its batch norms see the whole
+            batch (GPUs alone).
 
     Raises:
         ConfigurationError: if an argument can't be used.
@@ -199,9 +202,10 @@ class LemonadeTrainer:
         settings = _with_recorded_threads(settings)
         threads = torch.get_num_threads()
         try:
-            with remembered(signal.SIGINT, KeyboardInterrupt):
+            with remembered(signal.SIGINT, KeyboardInterrupt), _told_to_end(ranks):
                 return load(self._search(ranks, settings, modules))
         finally:
+            ranks.close()
             torch.set_num_threads(threads)
 
     def _search(self, ranks: Ranks, settings: SearchSettings, modules: Mapping[str, pl.LightningDataModule]) -> Path:
@@ -256,6 +260,20 @@ class LemonadeTrainer:
             raise
         ranks.dismiss(Stop(run.history.run_dir, ""))
         return run.history.run_dir
+
+
+@contextmanager
+def _told_to_end(ranks: Ranks) -> Iterator[None]:
+    """Says why, where a launcher ends this process because another one of the search has died."""
+    if not ranks.several:
+        yield
+        return
+    try:
+        with remembered(signal.SIGTERM, SIGTERMException):
+            yield
+    except SIGTERMException as error:
+        ranks.raise_if_lost(error)
+        raise
 
 
 def _objectives(objectives: Sequence[str | Objective] | str | None, metric: str | None, mode: Literal["min", "max"]) -> list[Objective]:
