@@ -79,7 +79,7 @@ class Lifeline:
             for rank, connection in self._connections.items():
                 selector.register(connection, selectors.EVENT_READ, rank)
             while selector.get_map() and not self._closed.is_set():
-                for key, _ in selector.select(0.5):
+                for key, _ in selector.select(0.2):
                     if self._said_goodbye(key.fileobj):
                         selector.unregister(key.fileobj)
                     elif not self._closed.is_set():

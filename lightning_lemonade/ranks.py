@@ -11,7 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from lightning_lemonade.errors import ConfigurationError, DataError, SearchError
 from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, TestRequest

@@ -288,7 +288,7 @@ class Evaluator:
 
         Several ranks validate a share each where both the metrics and the loaders can be shared, else everything each.
         """
-        data.by_share = several_processes() and can_be_shared(module) and data.can_share(split)
+        data.by_share = several_processes() and data.can_share(split) and can_be_shared(module)
         data.evaluated_split = split
         if data.by_share or not several_processes():
             return _validated(self._validator, module, data)

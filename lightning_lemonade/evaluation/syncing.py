@@ -30,7 +30,10 @@ def metrics_of(module: LemonadeModule) -> list[Metric]:
 
 def _is_put_together(metric: Metric) -> bool:
     usual = metric.sync_on_compute and metric.dist_sync_fn is None and metric.process_group is None and not metric.compute_on_cpu
-    return usual and all(reduction in _PUT_TOGETHER for reduction in metric._reductions.values())
+    wraps = any(isinstance(part, Metric) for part in metric.modules() if part is not metric)
+    # one that declares no state keeps it where nobody puts it together, unless it is that of metrics inside
+    stated = wraps or bool(metric._reductions)
+    return usual and stated and all(reduction in _PUT_TOGETHER for reduction in metric._reductions.values())
 
 
 @contextmanager

@@ -9,7 +9,9 @@ import shared_children
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from torchmetrics import Metric
 
 from lightning_lemonade.evaluation.shares import MeasuringShare, TrainingShare, equal_share, own_share, with_share
 from lightning_lemonade.evaluation.syncing import can_be_shared
@@ -100,6 +102,35 @@ def test_a_metric_that_is_a_mean_of_means_is_not_shared():
     module = shared_children.Counting(shared_children.SPEC, Training())
     module.validation_metrics["wrong"].add_state("mean", torch.tensor(0.0), dist_reduce_fx="mean")
     assert not can_be_shared(module)
+
+
+class Undeclared(Metric):
+    def update(self, logits, target):
+        self.seen = getattr(self, "seen", 0) + len(target)
+
+    def compute(self):
+        return torch.tensor(float(self.seen))
+
+
+def test_a_metric_that_keeps_its_state_to_itself_is_not_shared():
+    class Own(LemonadeModule):
+        def metrics(self):
+            return {"seen": Undeclared()}
+
+    assert not can_be_shared(Own(shared_children.SPEC, Training()))
+
+
+def test_synchronised_batch_norms_keep_names_and_values():
+    module = LemonadeModule(shared_children.SPEC, Training()).eval()
+    state, x = {name: tensor.clone() for name, tensor in module.state_dict().items()}, torch.rand(2, 1, 8, 8)
+    before = module(x)
+    there = TorchSyncBatchNorm().apply(module)
+    assert any(isinstance(part, torch.nn.SyncBatchNorm) for part in there.network.modules())
+    assert there.network.state_dict().keys() == {name.removeprefix("network.") for name in state if name.startswith("network.")}
+    back = TorchSyncBatchNorm().revert(there)
+    assert back.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in back.state_dict().items())
+    assert torch.equal(back(x), before)
 
 
 @pytest.fixture(scope="module")
