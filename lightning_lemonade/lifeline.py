@@ -149,7 +149,9 @@ def connect(
         The lifeline; None on all ranks if one of them can't reach rank 0, whose death is then noticed by those who talk to it.
     """
     host = os.environ.get("MASTER_ADDR", "127.0.0.1")
-    server = _server(host) if rank == 0 else None
+    machines = set(gather(socket.gethostname()))
+    # a machine's own name often stands for an address that no other machine reaches
+    server = _server((host, "") if len(machines) == 1 else ("",)) if rank == 0 else None
     offer = share((server.getsockname()[1], secrets.token_bytes(16)) if server else None)
     if offer is None:
         return None
@@ -169,8 +171,8 @@ def connect(
     return Lifeline(connections, rank, end)
 
 
-def _server(host: str) -> socket.socket | None:
-    for address in (host, ""):  # the name of a service isn't an address of this machine's
+def _server(addresses: Sequence[str]) -> socket.socket | None:
+    for address in addresses:  # the name of a service isn't an address of this machine's
         for family in (socket.AF_INET, socket.AF_INET6):
             with suppress(OSError):
                 return socket.create_server((address, 0), family=family, backlog=1024)

@@ -18,7 +18,15 @@ from lightning_lemonade.errors import DataError
 from lightning_lemonade.evaluation.failures import from_data_module
 from lightning_lemonade.evaluation.interrupts import as_sent
 from lightning_lemonade.evaluation.scopes import quiet, seed_all, seeded, several_processes
-from lightning_lemonade.evaluation.shares import MeasuringShare, TrainingShare, check_training, measured_by_share, measuring, with_share
+from lightning_lemonade.evaluation.shares import (
+    MeasuringShare,
+    TrainingShare,
+    check_training,
+    measured_by_share,
+    measuring,
+    refuse_divided,
+    with_share,
+)
 from lightning_lemonade.search.randomness import derived_rng, derived_seed
 
 LEAN: dict[str, Any] = {
@@ -79,6 +87,7 @@ class TaskData(pl.LightningDataModule):
         loader = self.inner.train_dataloader()
         if not several_processes():
             return loader
+        refuse_divided(loader, "train")  # once more: one that asks the trainer for its ranks has none to ask before a search
         epoch = self.trainer.current_epoch if self.trainer is not None else 0  # where loaders are made anew as the training goes on
         share = TrainingShare(loader.batch_sampler, derived_seed(self.seed, "loader", epoch))
         seed_all(derived_seed(self.seed, "rank", share.rank, epoch))  # its workers draw from a seed that is drawn when they start
