@@ -112,13 +112,14 @@ def test_a_rank_that_fails_alone_stops_the_search_instead_of_hanging(wrong_on_on
 
 
 def killed(arguments, flag):
-    """Returns what a program said after one of its processes was killed, and the seconds until it, and all others, had ended."""
+    """Returns what a program said after one of its processes was killed; it and all others have ended soon."""
     process = processes.started(*arguments, start_new_session=True)
     done = processes.ended(process)
     seconds = time.time() - float(Path(flag).read_text())
     assert done.returncode != 0
+    sys.stdout.write(f"all had ended after {seconds:.1f} s\n")
     assert seconds < 60
-    return done, seconds
+    return done
 
 
 def resumed(arguments, run_dir):
@@ -131,35 +132,31 @@ def resumed(arguments, run_dir):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_is_killed_ends_one_that_hangs(tmp_path, rank, record_property):
+def test_a_process_that_is_killed_ends_one_that_hangs(tmp_path, rank):
     flag = tmp_path / "flag"
-    done, seconds = killed((PROGRAM, "dying", tmp_path / "run", rank, "fit", flag, "hang"), flag)
-    record_property("seconds", seconds)
+    done = killed((PROGRAM, "dying", tmp_path / "run", rank, "fit", flag, "hang"), flag)
     assert f"rank {1 - rank} can't go on: the process of rank {rank}" in done.stderr
     assert "give the same command" in done.stderr
 
 
-def test_a_process_that_is_killed_under_torchrun_ends_the_search(tmp_path, record_property):
+def test_a_process_that_is_killed_under_torchrun_ends_the_search(tmp_path):
     flag, arguments = tmp_path / "flag", (PROGRAM, "dying", tmp_path / "run", 1, "fit", tmp_path / "flag", "")
-    done, seconds = killed(processes.torchrun(*arguments), flag)
-    record_property("seconds", seconds)
+    done = killed(processes.torchrun(*arguments), flag)
     assert "rank 0 can't go on: the process of rank 1" in done.stderr
 
 
-def test_a_process_that_is_killed_while_rank_0_proposes_ends_the_search(tmp_path, record_property):
+def test_a_process_that_is_killed_while_rank_0_proposes_ends_the_search(tmp_path):
     flag = tmp_path / "flag"
-    done, seconds = killed((PROGRAM, "proposing", tmp_path / "run", flag), flag)
-    record_property("seconds", seconds)
+    done = killed((PROGRAM, "proposing", tmp_path / "run", flag), flag)
     assert "error: rank 0 can't go on: the process of rank 1" in done.stderr
 
 
-def test_the_command_line_tells_of_a_killed_process_and_resumes(tmp_path, record_property):
+def test_the_command_line_tells_of_a_killed_process_and_resumes(tmp_path):
     flag, run_dir = tmp_path / "flag", tmp_path / "run"
     small = [f"--{name}={value}" for name, value in {**rank_modules.SMALL, "max_generations": 1}.items()]
     data = ["--data=rank_modules.Dying", "--data.rank=1", "--data.phase=validate", f"--data.flag={flag}"]
     program = (Path(sys.executable).parent / "lightning-lemonade", "search", *small, *data, "--devices=2", f"--run_dir={run_dir}")
-    done, seconds = killed(program, flag)
-    record_property("seconds", seconds)
+    done = killed(program, flag)
     assert done.returncode == 2
     assert "error: rank 0 can't go on: the process of rank 1" in done.stderr
     assert "Traceback" not in done.stderr
