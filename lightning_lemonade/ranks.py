@@ -60,14 +60,21 @@ def launch(trainer_arguments: Mapping[str, Any]) -> "Ranks":
 
 def _check(processes: int, device: str, trainer_arguments: Mapping[str, Any]) -> None:
     """Raises ConfigurationError for what would be told for each child, or would never be told."""
-    started = TorchElasticEnvironment().world_size() if TorchElasticEnvironment.detect() else processes
+    by_torchrun = TorchElasticEnvironment.detect()
+    started = TorchElasticEnvironment().world_size() if by_torchrun else started_by_srun() or processes
     if started != processes:  # each would run a search of its own
+        launcher, each, nodes = ("torchrun", "--nproc-per-node", "--nnodes") if by_torchrun else ("srun", "--ntasks-per-node", "--nodes")
         raise ConfigurationError(
-            f"torchrun started {started} process{'es' if started > 1 else ''}, but devices and num_nodes ask for {processes}: give "
-            f"devices=(torchrun's --nproc-per-node) and num_nodes=(its --nnodes)"
+            f"{launcher} started {started} process{'es' if started > 1 else ''}, but devices and num_nodes ask for {processes}: give "
+            f"devices=({launcher}'s {each}) and num_nodes=(its {nodes})"
         )
     if trainer_arguments.get("sync_batchnorm") and processes > 1 and device == "cpu":
         raise ConfigurationError("sync_batchnorm=True: PyTorch synchronises batch norms on GPUs alone; leave it out on the CPU")
+
+
+def started_by_srun() -> int:
+    """Returns how many processes SLURM's srun started, this one among them; 0 where it started none, as in a batch script itself."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "0"))
 
 
 class Ranks:

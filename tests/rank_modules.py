@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,8 +15,11 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback, ranks
+from lightning_lemonade import InlineExecutor, LemonadeModule, LemonadeTrainer, SearchCallback, ranks
 from lightning_lemonade.datamodules import DigitsDataModule
+from lightning_lemonade.evaluation import Evaluation
+from lightning_lemonade.history import History
+from lightning_lemonade.search import Measurement
 from lightning_lemonade.spaces import ConvNetSpace
 
 _, SECOND, THIRD, *_ = (spec.structural_hash for spec in ConvNetSpace().initial((1, 8, 8), 10))
@@ -93,6 +97,25 @@ class Proposing(SearchCallback):
             time.sleep(1000)
 
 
+class Replaying(InlineExecutor):
+    """Trains each child on all ranks, and tells the search what another run recorded of it.
+
+    Args:
+        recorded: the other run's directory.
+    """
+
+    def __init__(self, recorded):
+        super().__init__()
+        self.others = {candidate.id: candidate.objectives for candidate in History.open(recorded).candidates()}
+
+    def next(self):
+        result = super().next()
+        if not isinstance(result, Evaluation):
+            return result
+        values = {key: Measurement(value) for key, value in self.others[result.outcome.id].items()}
+        return replace(result, outcome=replace(result.outcome, values=values))
+
+
 def die_once(flag):
     if not Path(flag).exists():
         Path(flag).write_text(str(time.time()))
@@ -151,6 +174,8 @@ def main(what, run_dir, *more):
     torch.set_num_threads(1)
     if what == "look":
         looked_at(run_dir, **json.loads(more[0]))
+    elif what == "replay":
+        looked_at(run_dir, devices=2, executor=Replaying(more[0]), **json.loads(more[1]))
     elif what == "proposing":
         callbacks = [Proposing(more[0]), DiesWhileRank0Proposes(more[0])]
         LemonadeTrainer(run_dir=run_dir, devices=2, callbacks=callbacks, **SMALL | {"max_generations": 1}).search(DigitsDataModule())

@@ -1,4 +1,5 @@
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -7,8 +8,9 @@ import processes
 import pytest
 import rank_modules
 import torch
+from lightning_fabric.plugins.environments import SLURMEnvironment
 
-from lightning_lemonade import LemonadeTrainer
+from lightning_lemonade import LemonadeModule, LemonadeTrainer
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.history import History
 
@@ -63,6 +65,20 @@ def test_two_processes_train_the_same_children_and_one_writes(request, way):
 
 def test_however_the_processes_are_started_the_search_is_the_same(launched, by_torchrun, two_nodes):
     assert evaluated(launched[0]) == evaluated(by_torchrun[0]) == evaluated(two_nodes[0])
+
+
+def test_with_the_errors_of_one_device_the_search_takes_the_same_course(tmp_path):
+    longer = {"max_generations": 4, "limit_train_batches": 5, "threads_per_child": 1}
+    LemonadeTrainer(run_dir=tmp_path / "one", devices=1, **rank_modules.SMALL | longer).search(rank_modules.Odd())
+    found = results(processes.run(PROGRAM, "replay", tmp_path / "two", tmp_path / "one", json.dumps(longer)))
+    one, two = (History.open(tmp_path / name) for name in ("one", "two"))
+    assert found[0]["trained"] == found[1]["trained"]
+    assert [(c.parent, c.generation, c.mutations, c.hash) for c in one.candidates()] == [
+        (c.parent, c.generation, c.mutations, c.hash) for c in two.candidates()
+    ]
+    for other in ("front", "hypervolume", "proposed"):
+        assert [getattr(g, other) for g in one.generations()] == [getattr(g, other) for g in two.generations()]
+    assert max(c.generation for c in two.candidates()) == 4
 
 
 def test_generations_propose_apart_and_the_users_generator_is_left_alone(launched):
@@ -166,6 +182,28 @@ def test_the_command_line_tells_of_a_killed_process_and_resumes(tmp_path):
 def test_batch_norms_cannot_be_synchronised_on_the_cpu():
     with pytest.raises(ConfigurationError, match=r"sync_batchnorm=True: .* leave it out on the CPU"):
         LemonadeTrainer(accelerator="cpu", devices=2, sync_batchnorm=True).search(rank_modules.Odd())
+
+
+def test_srun_and_devices_must_agree(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(ConfigurationError, match="srun started 2 processes, but devices and num_nodes ask for 1"):
+        LemonadeTrainer(accelerator="cpu", devices=1).search(rank_modules.Odd())
+
+
+def test_slurms_signals_are_left_to_whoever_set_them(tmp_path, monkeypatch):
+    for name, value in {"NTASKS": "1", "JOB_NAME": "search", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    heard = []
+
+    class Looks(LemonadeModule):
+        def on_train_start(self):
+            assert isinstance(self.trainer._accelerator_connector.cluster_environment, SLURMEnvironment)
+            heard.append(signal.getsignal(signal.SIGUSR1))
+
+    LemonadeTrainer(run_dir=tmp_path / "run", module=Looks, devices=1, **rank_modules.SMALL | {"max_generations": 1}).search(
+        rank_modules.Odd()
+    )
+    assert set(heard) == {signal.SIG_DFL}
 
 
 def test_torchrun_and_devices_must_agree(monkeypatch):

@@ -1,6 +1,7 @@
 """One child: inherit, measure, fine-tune, validate."""
 
 import gc
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Generator, Tensor
 
@@ -309,7 +314,21 @@ class Evaluator:
         return told[0][0]  # batch norms count what their rank has seen, and rank 0's are recorded
 
     def _arguments(self) -> dict[str, Any]:
-        return LEAN | self.trainer_arguments
+        return LEAN | self.trainer_arguments | {"plugins": plugins(self.trainer_arguments.get("plugins"))}
+
+
+def plugins(given: Any) -> list[Any]:  # noqa: ANN401 (one of Lightning's, or several)
+    """Returns plugins for a child's trainer: in a job of SLURM's one more, so that Lightning doesn't requeue the job from inside a fit.
+
+    Args:
+        given: the user's.
+    """
+    own = list(given) if isinstance(given, list | tuple) else [given] if given is not None else []
+    managed = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    processes = dist.get_world_size() if several_processes() else 1
+    if not managed or int(os.environ["SLURM_NTASKS"]) != processes or any(isinstance(one, ClusterEnvironment) for one in own):
+        return own  # Lightning, too, takes as many tasks as devices for a job that SLURM manages
+    return [*own, SLURMEnvironment(auto_requeue=False)]
 
 
 def _validated(trainer: pl.Trainer, module: LemonadeModule, data: TaskData) -> dict[str, float]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_lemonade.errors import ConfigurationError, DataError, SearchError
 from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, Recipe
 from lightning_lemonade.executors.executor import Executor, Request, Result
-from lightning_lemonade.ranks import Ranks
+from lightning_lemonade.ranks import Ranks, started_by_srun
 from lightning_lemonade.search import Failure, Outcome
 
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ class RayExecutor(Executor):
 
     def prepare(self, recipe: Recipe) -> Ranks:
         """See `Executor.prepare`. Connects to the cluster, and lets workers set up their data while this process does."""
-        srun = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in os.environ else 1
-        if max(srun, int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        if max(started_by_srun(), int(os.environ.get("WORLD_SIZE", "1"))) > 1:
             raise ConfigurationError("this program was started several times (by torchrun or srun): with Ray, start it once")
         self._connect()
         self._gpus = self._gpus_of_a_child(recipe.trainer_arguments)
