@@ -154,7 +154,7 @@ def make_plan(settings: SearchSettings, evaluator: Evaluator) -> Plan:
         paces=paces,
         memory=max(pace.memory + (pace.gradients if places.processes > 1 else 0) for pace in paces.values()),
         memory_is=_memory_is(places),
-        device_memory=torch.cuda.get_device_properties(0).total_memory if places.here == "cuda" else None,
+        device_memory=_device_memory(places),
         child_seconds=child,
         generations=generations,
         children=len(starts) + generations * settings.accepted,
@@ -211,6 +211,13 @@ def _course(settings: SearchSettings, starts: Sequence[float], child: float, slo
         counts.append(max(0, ceil((settings.max_seconds - first) / each)))
     generations = min(counts)
     return generations, first + generations * each
+
+
+def _device_memory(places: Places) -> int | None:
+    if places.here != "cuda":
+        return None
+    measured = places.measured_devices
+    return int(torch.cuda.get_device_properties(measured[0] if isinstance(measured, list) else 0).total_memory)
 
 
 def _memory_is(places: Places) -> str:

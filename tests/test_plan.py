@@ -202,6 +202,16 @@ def test_a_cluster_that_is_seen(monkeypatch):
     assert places_of(RayExecutor(), {"accelerator": "cpu"}, 1).slots == 18
 
 
+def test_a_cluster_without_gpus(monkeypatch):
+    monkeypatch.setattr(places, "_nodes_of_cluster", lambda address: ([{"CPU": 4.0}], "the Ray cluster 'auto'", []))
+    monkeypatch.setattr(places, "_accelerator", lambda arguments: ("cuda", "cuda"))  # this machine has some
+    found = places_of(RayExecutor(address="auto"), {}, 1)
+    assert (found.accelerator, found.here, found.slots, found.notes) == ("cpu", "cpu", 4, [])
+    found = places_of(RayExecutor(address="auto"), {"accelerator": "gpu"}, 1)
+    assert (found.accelerator, found.slots) == ("cuda", 1)
+    assert "has no GPU: there a search would refuse" in found.notes[0]
+
+
 def test_a_cluster_that_is_not_reached(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     for address in ("auto", "127.0.0.1:1"):

@@ -109,7 +109,13 @@ def _of_ray(executor: RayExecutor, arguments: Mapping[str, Any]) -> Places:
     nodes, name, notes = _nodes_of_cluster(executor.address)
     wanted, here = _accelerator(arguments)
     has_gpus = any(node.get("GPU") for node in nodes)
-    if wanted != _CPU or (arguments.get("accelerator", "auto") == "auto" and (has_gpus or executor.gpus_per_child)):
+    if arguments.get("accelerator", "auto") != "auto":
+        on_gpus = wanted != _CPU
+    elif executor.gpus_per_child is not None:
+        on_gpus = executor.gpus_per_child > 0
+    else:
+        on_gpus = has_gpus if nodes else wanted != _CPU
+    if on_gpus:
         gpus = float(_devices(arguments, 1)) if executor.gpus_per_child is None else float(executor.gpus_per_child)
         wanted = wanted if wanted != _CPU else "gpu"
         if nodes and not has_gpus and gpus:
