@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lightning_lemonade.front import Candidate, Front, load
     from lightning_lemonade.graph import GraphSpec
     from lightning_lemonade.module import LemonadeModule
+    from lightning_lemonade.plan import Plan
     from lightning_lemonade.trainer import LemonadeTrainer
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "LemonadeError",
     "LemonadeModule",
     "LemonadeTrainer",
+    "Plan",
     "RayExecutor",
     "SearchCallback",
     "load",
@@ -34,6 +36,7 @@ _PLACES = {
     "InlineExecutor": "executors",
     "LemonadeModule": "module",
     "LemonadeTrainer": "trainer",
+    "Plan": "plan",
     "RayExecutor": "executors",
     "SearchCallback": "callback",
     "load": "front",

@@ -18,7 +18,15 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_lemonade.errors import ConfigurationError, LemonadeError
-from lightning_lemonade.parsing import ConfigFile, Parser, data_module_base, first_cause, named_data_classes, refuse_reserved
+from lightning_lemonade.parsing import (
+    ConfigFile,
+    Parser,
+    data_module_base,
+    executor_cause,
+    first_cause,
+    named_data_classes,
+    refuse_reserved,
+)
 
 if TYPE_CHECKING:  # at run time, what imports torch or scikit-learn is imported inside `main`, which answers Ctrl-C
     from lightning_lemonade.callback import SearchInfo
@@ -27,7 +35,7 @@ if TYPE_CHECKING:  # at run time, what imports torch or scikit-learn is imported
     from lightning_lemonade.trainer import LemonadeTrainer
 
 _NOT_FLAGS = frozenset({"space", "module", "callbacks", "logger"})
-_NOT_RECORDED = frozenset({"config", "executor", "run_dir", "wandb"})  # where a run is, where it computes, and who watches it
+_NOT_RECORDED = frozenset({"config", "dry_run", "executor", "run_dir", "wandb"})  # where a run is, where it computes, and who watches it
 _DEFAULT_DATA = "lightning_lemonade.datamodules.DigitsDataModule"
 _INSTEAD = {  # where the flag isn't called as the argument is in Python
     "max_epochs": "use --epochs and --initial_epochs",
@@ -92,6 +100,8 @@ def _run(args: list[str]) -> int:
     else:
         if settings.search.tasks is not None and settings.search.data != search.get_defaults().data:
             raise ConfigurationError("data and tasks are both given: several data modules by name are tasks, one is data; give one of both")
+        if settings.search.dry_run and _is_follower():
+            return 0
         command = json.loads(search.dump(settings.search, format="json"))
         command = {name: value for name, value in command.items() if name not in _NOT_RECORDED}
         _search(_instantiated(parser, settings).search, command)
@@ -106,6 +116,8 @@ def _instantiated(parser: Parser, settings: Namespace) -> Namespace:
     except Exception as error:  # whatever a user's class raises
         if "Training" in str(error).partition("Errors:")[0]:  # whose checks jsonargparse wraps
             raise ConfigurationError(f"training can't be used: {first_cause(str(error))}") from error
+        if cause := executor_cause(str(error)):
+            raise ConfigurationError(f"executor can't be used: {cause}") from error
         raise ConfigurationError(f"the data module can't be made: {type(error).__name__}: {first_cause(str(error))}") from error
 
 
@@ -133,7 +145,14 @@ def _prepare_search(parser: Parser, args: Sequence[str]) -> None:
     parser.add_argument("--data", type=data, default={"class_path": default}, help=help_text)
     tasks_help = "several data modules by name, in a configuration file: architectures are searched for all of them; instead of --data"
     parser.add_argument("--tasks", type=tasks, default=None, help=tasks_help)
+    dry_run_help = "measure a few training steps, tell what would run where, how long and with how much memory, and end; write nothing"
+    parser.add_argument("--dry_run", action="store_true", help=dry_run_help)
     parser.add_argument("--wandb", choices=["offline", "online", "disabled"], help="log the population to Weights & Biases")
+
+
+def _is_follower() -> bool:
+    """Returns whether a launcher, torchrun or srun, started this process beside the one of rank 0."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0"
 
 
 def _own_names(trainer: "type[LemonadeTrainer]") -> set[str]:
@@ -152,8 +171,12 @@ def _search(settings: Namespace, command: Mapping[str, Any]) -> None:
 
     defaults = {p.name: p.default for p in inspect.signature(pl.Trainer).parameters.values()}
     own = _own_names(LemonadeTrainer)
-    values = {key: value for key, value in vars(settings).items() if key not in {"config", "data", "tasks", "wandb"}}
+    values = {key: value for key, value in vars(settings).items() if key not in {"config", "data", "dry_run", "tasks", "wandb"}}
     given = {key: value for key, value in values.items() if key in own or value != defaults.get(key)}
+    data = settings.data if settings.tasks is None else settings.tasks
+    if settings.dry_run:
+        sys.stdout.write(f"{LemonadeTrainer(**given).plan(data)}\n")
+        return
     ends: list[tuple[dict[str, Any], Path]] = []
 
     class Keeper(SearchCallback):
@@ -175,7 +198,7 @@ def _search(settings: Namespace, command: Mapping[str, Any]) -> None:
     trainer = LemonadeTrainer(callbacks=callbacks, **given)
     trainer.described["command"] = dict(command)
     with remembered(signal.SIGTERM, SIGTERMException):  # as Ctrl-C; Lightning sees to that within a training alone
-        trainer.search(settings.data if settings.tasks is None else settings.tasks)
+        trainer.search(data)
     for summary, run_dir in ends:  # one; none where this isn't rank 0
         _print_run(summary, run_dir)
 

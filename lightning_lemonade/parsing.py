@@ -29,6 +29,8 @@ _DATA_CLASS = (
     "give a class of this package (DigitsDataModule), or the full path of a LightningDataModule, for instance my_data.MyDataModule"
 )
 
+_EXECUTOR = "give inline, ray or a class with its arguments, for instance {class_path: RayExecutor, init_args: {address: auto}}"
+
 
 class Parser(ArgumentParser):
     """Errors are exceptions.
@@ -183,7 +185,10 @@ def _plain(message: str, prefix: str = "", advice: str = "see --help") -> str:
         given = _match(r"(?:class_path|import path string:|import path|got value:) (\S+)", message) or ""
         if problem := _of_data_class(given.strip("':")):
             return problem
-    if within := re.search(r"Problem with given class_path '(.+?)':\s+(.+)", message, re.DOTALL):
+    within = re.search(r"Problem with given class_path '(.+?)':\s+(.+?)(?=\n  Given value type|\Z)", message, re.DOTALL)
+    if key == "executor" and not prefix and not (within and re.search("^Parser key|[Oo]ption '", within[2])):
+        return _of_executor(message)
+    if within:
         return _plain(within[2], f"{prefix}{key}.", f"see lightning-lemonade search --{prefix}{key}.help {within[1]}")
     if name := _match(r"option '(.+?)'", message):
         return f"{prefix}{name} is unknown: {advice}"
@@ -226,6 +231,19 @@ def _of_data_class(name: str) -> str | None:
     if LightningDataModule.__name__ not in bases:
         return f"the data class {name!r} is no LightningDataModule: {_DATA_CLASS}"
     return None
+
+
+def _of_executor(message: str) -> str:
+    """Returns what is wrong with an executor, other than an argument of its class."""
+    given = _match(r"given value:(.*)\Z", message) or ""
+    if name := _match(r"^NestedArg\(key='(.+?)'", given):
+        return f"executor.{name} is an argument of an executor that isn't named: {_EXECUTOR}"
+    return f"executor can't be {given!r}: {_EXECUTOR}"
+
+
+def executor_cause(message: str) -> str | None:
+    """Returns why an executor can't be made, where a message of jsonargparse is of that."""
+    return _match(r"executors\.executor\.Executor'>\]\s+Errors:\s+- Expected a typing\.Literal.*?\n\s+- (.+?)\s+Given value type", message)
 
 
 def _match(pattern: str, text: str) -> str | None:

@@ -57,17 +57,8 @@ class Run:
 
     def __init__(self, settings: SearchSettings, executor: Executor, tasks: Mapping[str, TaskData], described: Mapping[str, Any]) -> None:
         self.settings, self.executor, self.tasks = settings, executor, tasks
-        sample_shape, outputs = common_sample_shape(self.tasks), {task: data.outputs for task, data in self.tasks.items()}
-        limits = settings.limits.within(Limits.parse(settings.space.limits(sample_shape)))
-        measures = {o.key: o.checked for o in settings.objectives if isinstance(o, SpecObjective)}
-        limits = Limits({key: span for key, span in limits.ranges.items() if key in measures})
-        self.starts, dropped = legal_starts(settings.space.initial(sample_shape, max(outputs.values())), measures, limits)
-        for spec in self.starts:
-            if spec.output_shape[0] != max(outputs.values()):
-                raise ConfigurationError(
-                    f"{type(settings.space).__name__}.initial gave a network of {spec.output_shape[0]} outputs instead of "
-                    f"{max(outputs.values())}: make it with the num_outputs that it gets, or give the data module another num_outputs"
-                )
+        self.starts, dropped, limits, measures = starting_networks(settings, self.tasks)
+        outputs = {task: data.outputs for task, data in self.tasks.items()}
         for reason in dropped:
             warnings.warn(f"a starting network is dropped: {reason}", stacklevel=2)
         bounds = hypervolume_bounds(settings.objectives, self.starts, limits, outputs)
@@ -366,6 +357,30 @@ class Run:
                 if event != "on_search_exception":
                     raise SearchError(f"the search stops: {text}") from error
                 warnings.warn(text, stacklevel=2)  # the exception that is being told matters more, and the other callbacks must hear it
+
+
+def starting_networks(
+    settings: SearchSettings, tasks: Mapping[str, TaskData]
+) -> tuple[list[GraphSpec], list[str], Limits, dict[str, Callable[[GraphSpec], float]]]:
+    """Returns the networks that a search starts with, why others are dropped, its limits, and its measures of an architecture by key.
+
+    Raises:
+        SearchError: if none meets the limits.
+        DataError: if the tasks' samples differ in shape.
+        ConfigurationError: if the space gives networks of other outputs than it is asked for.
+    """
+    sample_shape, outputs = common_sample_shape(tasks), max(data.outputs for data in tasks.values())
+    limits = settings.limits.within(Limits.parse(settings.space.limits(sample_shape)))
+    measures: dict[str, Callable[[GraphSpec], float]] = {o.key: o.checked for o in settings.objectives if isinstance(o, SpecObjective)}
+    limits = Limits({key: span for key, span in limits.ranges.items() if key in measures})
+    starts, dropped = legal_starts(settings.space.initial(sample_shape, outputs), measures, limits)
+    for spec in starts:
+        if spec.output_shape[0] != outputs:
+            raise ConfigurationError(
+                f"{type(settings.space).__name__}.initial gave a network of {spec.output_shape[0]} outputs instead of {outputs}: make it "
+                f"with the num_outputs that it gets, or give the data module another num_outputs"
+            )
+    return starts, dropped, limits, measures
 
 
 def legal_starts(

@@ -19,13 +19,14 @@ from lightning_lemonade.batches import BatchFormat, check_format
 from lightning_lemonade.callback import SearchCallback
 from lightning_lemonade.configuration import described, versions
 from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError
-from lightning_lemonade.evaluation import Evaluator, Recipe, remembered
+from lightning_lemonade.evaluation import Evaluator, Prepare, Recipe, remembered
 from lightning_lemonade.evaluation.evaluator import ModuleFactory
 from lightning_lemonade.executors import Executor, make_executor
 from lightning_lemonade.front import Front, load
 from lightning_lemonade.history import DATABASE, History
 from lightning_lemonade.module import LemonadeModule, Training
 from lightning_lemonade.objectives import Metric, Objective, for_tasks, resolve
+from lightning_lemonade.plan import Plan, make_plan
 from lightning_lemonade.ranks import Ranks, Stop
 from lightning_lemonade.run import Run
 from lightning_lemonade.search import Limits
@@ -198,6 +199,46 @@ class LemonadeTrainer:
             DataError: if a data module yields something else.
             ObjectiveError: if an objective names a task that there isn't.
         """
+        settings, recipe = self._checked(datamodule)
+        threads = torch.get_num_threads()
+        try:
+            with remembered(signal.SIGINT, KeyboardInterrupt):
+                ranks = settings.executor.prepare(recipe)
+                try:
+                    with _told_to_end(ranks):
+                        return load(self._search(ranks, settings, recipe))
+                finally:
+                    ranks.close()
+        finally:
+            settings.executor.close()
+            torch.set_num_threads(threads)
+
+    def plan(self, datamodule: pl.LightningDataModule | Mapping[str, pl.LightningDataModule]) -> Plan:
+        """Tells what `search` would run where, how long it takes and how much memory: a dry run, measured in a few training steps.
+
+        Nothing is written, apart from what the data module's `prepare_data` does; no other process is started, and global generators stay
+        as they are. What isn't here, GPUs or a cluster, is told in the plan's notes. Where a launcher starts several processes, call it
+        in one.
+
+        Args:
+            datamodule: as in `search`.
+
+        Raises:
+            LemonadeError: what `search` raises before it trains, and where a starting network can't be trained.
+        """
+        settings, recipe = self._checked(datamodule)
+        threads = torch.get_num_threads()
+        try:
+            with (
+                remembered(signal.SIGINT, KeyboardInterrupt),
+                _set_up(settings, recipe, lambda action, *, per_node: action()) as (evaluator, _),
+            ):
+                return make_plan(settings, evaluator)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _checked(self, datamodule: pl.LightningDataModule | Mapping[str, pl.LightningDataModule]) -> tuple[SearchSettings, Recipe]:
+        """Returns the settings and the recipe of a search with a data module."""
         modules = dict(datamodule) if isinstance(datamodule, Mapping) else {"": datamodule}
         for task, one in modules.items():
             _check_datamodule(one)
@@ -219,41 +260,18 @@ class LemonadeTrainer:
             callbacks=self.training_callbacks,
             max_child_seconds=settings.max_child_seconds,
         )
-        threads = torch.get_num_threads()
-        try:
-            with remembered(signal.SIGINT, KeyboardInterrupt):
-                ranks = settings.executor.prepare(recipe)
-                try:
-                    with _told_to_end(ranks):
-                        return load(self._search(ranks, settings, recipe))
-                finally:
-                    ranks.close()
-        finally:
-            settings.executor.close()
-            torch.set_num_threads(threads)
+        return settings, recipe
 
     def _search(self, ranks: Ranks, settings: SearchSettings, recipe: Recipe) -> Path:
         """Runs the search on this rank; returns the run directory."""
-        modules = recipe.modules
-        first = {task: _first_described(datamodule) for task, datamodule in modules.items()}
-        try:
-            evaluator = recipe.evaluator(ranks.prepare)
-            try:
-                small = max(batch[0].numel() for batch in evaluator.calibration.values()) <= ONE_THREAD
-                torch.set_num_threads(settings.threads_per_child or (1 if small else settings.executor.threads or torch.get_num_threads()))
-                if ranks.rank:
-                    return ranks.follow(evaluator)
-                of_tasks = {
-                    task: {"data": first[task], "outputs": data.outputs, "class_names": data.class_names, "checksums": data.checksums}
-                    for task, data in evaluator.tasks.items()
-                }
-                return self._lead(ranks, settings, evaluator, self.described | {"tasks": of_tasks})
-            finally:
-                evaluator.close()
-        finally:
-            for task, datamodule in modules.items():
-                with suppress(AttributeError):  # an object without a dictionary
-                    setattr(datamodule, _DESCRIPTIONS, (first[task], described(datamodule)))
+        with _set_up(settings, recipe, ranks.prepare) as (evaluator, first):
+            if ranks.rank:
+                return ranks.follow(evaluator)
+            of_tasks = {
+                task: {"data": first[task], "outputs": data.outputs, "class_names": data.class_names, "checksums": data.checksums}
+                for task, data in evaluator.tasks.items()
+            }
+            return self._lead(ranks, settings, evaluator, self.described | {"tasks": of_tasks})
 
     def _lead(self, ranks: Ranks, settings: SearchSettings, evaluator: Evaluator, described: Mapping[str, Any]) -> Path:
         """Runs the search on rank 0, and tells the others how it ended; returns the run directory."""
@@ -280,6 +298,25 @@ def _told_to_end(ranks: Ranks) -> Iterator[None]:
     except SIGTERMException as error:
         ranks.raise_if_lost(error)
         raise
+
+
+@contextmanager
+def _set_up(settings: SearchSettings, recipe: Recipe, prepare: Prepare) -> Iterator[tuple[Evaluator, dict[str, Any]]]:
+    """Sets the data and torch's threads up; yields an evaluator, and what the data modules were before, by task."""
+    modules = recipe.modules
+    first = {task: _first_described(datamodule) for task, datamodule in modules.items()}
+    try:
+        evaluator = recipe.evaluator(prepare)
+        try:
+            small = max(batch[0].numel() for batch in evaluator.calibration.values()) <= ONE_THREAD
+            torch.set_num_threads(settings.threads_per_child or (1 if small else settings.executor.threads or torch.get_num_threads()))
+            yield evaluator, first
+        finally:
+            evaluator.close()
+    finally:
+        for task, datamodule in modules.items():
+            with suppress(AttributeError):  # an object without a dictionary
+                setattr(datamodule, _DESCRIPTIONS, (first[task], described(datamodule)))
 
 
 def _objectives(objectives: Sequence[str | Objective] | str | None, metric: str | None, mode: Literal["min", "max"]) -> list[Objective]:

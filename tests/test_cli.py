@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lightning_lemonade import cli
 from lightning_lemonade.callback import SearchCallback, SearchInfo
 from lightning_lemonade.errors import HistoryError
+from lightning_lemonade.executors import Executor, RayExecutor, make_executor
 from lightning_lemonade.history import History
 from lightning_lemonade.morphisms import Widen
 from lightning_lemonade.objectives import resolve
@@ -65,6 +66,7 @@ class FakeTrainer:
         schedule: Literal["default", "paper"] = "default",
         inherit: bool = True,
         epochs: int | None = None,
+        executor: Literal["inline", "ray"] | Executor = "inline",
         module: object = None,
         callbacks: object = None,
         logger: object = None,
@@ -81,6 +83,11 @@ class FakeTrainer:
             "inherit": inherit,
             **trainer_kwargs,
         }
+        self.executor = make_executor(executor)
+
+    def plan(self, datamodule: object) -> str:
+        type(self).calls.append((self.arguments | {"executor": self.executor}, datamodule))
+        return "the plan"
 
     def search(self, datamodule: object) -> None:
         type(self).calls.append((self.arguments, datamodule))
@@ -136,6 +143,38 @@ def test_search_reads_its_own_printed_configuration(calls: list[Any], tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("args", "address"),
+    [
+        (["--executor", "ray"], None),
+        (["--executor", "RayExecutor"], None),
+        (["--executor", "RayExecutor", "--executor.address", "auto"], "auto"),
+        (["--executor", "lightning_lemonade.RayExecutor", "--executor.address=host:1"], "host:1"),
+        (["--executor.class_path", "RayExecutor", "--executor.init_args.address", "auto"], "auto"),
+        (["--executor", "{class_path: RayExecutor, init_args: {address: auto}}"], "auto"),
+        ("executor: ray", None),
+        ("executor: RayExecutor", None),
+        ("executor: {class_path: RayExecutor}", None),
+        ("executor: {class_path: lightning_lemonade.RayExecutor, init_args: {address: auto, gpus_per_child: 0.5}}", "auto"),
+    ],
+)
+def test_an_executor_by_name_class_or_mapping(calls: list[Any], args: list[str] | str, address: str | None, tmp_path: Path) -> None:
+    if isinstance(args, str):
+        (tmp_path / "config.yaml").write_text(args)
+        args = ["--config", "config.yaml"]
+    assert cli.main(["search", "--dry_run", *args]) == 0
+    executor = calls[0][0]["executor"]
+    assert isinstance(executor, RayExecutor)
+    assert executor.address == address
+
+
+def test_a_dry_run_prints_a_plan_and_watches_nothing(calls: list[Any], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("dry_run: true\nmax_generations: 3\nwandb: online")
+    assert cli.main(["search", "--config", "config.yaml", "--accelerator", "cpu"]) == 0
+    assert capsys.readouterr().out == "the plan\n"
+    assert (calls[0][0]["max_generations"], calls[0][0]["accelerator"]) == (3, "cpu")
+
+
+@pytest.mark.parametrize(
     ("args", "words"),
     [
         (["search", "--no_such_flag", "1"], "unknown arguments: --no_such_flag 1; see --help"),
@@ -147,6 +186,14 @@ def test_search_reads_its_own_printed_configuration(calls: list[Any], tmp_path: 
         (["search", "--inherit", "perhaps"], "inherit can't be 'perhaps': give true or false\n"),
         (["search", "--schedule", "fast"], "schedule can't be 'fast': give one of default, paper\n"),
         (["search", "--precision", "3"], "precision can't be '3': give one of 64, 32, 16, transformer-engine, "),
+        (["search", "--executor", "bad"], "executor can't be 'bad': give inline, ray or a class"),
+        (["search", "--executor", "datetime.date"], "executor can't be 'datetime.date': give inline, ray or a class"),
+        (["search", "--executor", "{address: auto}"], "give inline, ray or a class"),
+        (["search", "--executor.address", "auto"], "executor.address is an argument of an executor that isn't named"),
+        (["search", "--executor", "RayExecutor", "--executor.workers", "x"], "executor.workers can't be 'x': give an integer\n"),
+        (["search", "--executor", "{class_path: RayExecutor, init_args: {workers: x}}"], "can't be 'x': give an integer\n"),
+        (["search", "--executor", "RayExecutor", "--executor.workers", "0"], "executor can't be used: workers of RayExecutor must be"),
+        (["search", "--executor", "RayExecutor", "--executor.foo", "0"], "executor.foo is unknown: see lightning-lemonade search"),
         (["search", "--limits", "3"], "limits can't be '3': give a mapping, for instance '{params: 2e6}'\n"),
         (["search", "--epochs"], "expected one argument"),
         (["search", "--wandb", "perhaps"], "perhaps"),

@@ -25,7 +25,9 @@ def test_examples_in_mapped_packages_hold(name):
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL | doctest.ELLIPSIS
 
 
-@pytest.mark.parametrize(("page", "examples"), [("change-a-network", 30), ("runs", 10), ("your-data", 20), ("your-loss", 25)])
+@pytest.mark.parametrize(
+    ("page", "examples"), [("change-a-network", 30), ("one-gpu", 4), ("runs", 10), ("your-data", 20), ("your-loss", 25)]
+)
 def test_pages_of_examples_run(page, examples, tmp_path, monkeypatch):
     known = dict(KINDS)
     monkeypatch.chdir(tmp_path)

@@ -40,18 +40,29 @@ def halves(batch: Any, size: int) -> list[Any]:  # noqa: ANN401 (whatever a load
         batch: a tensor, or tensors in lists, tuples and dicts.
         size: how many samples it has.
     """
+    middle = (size + 1) // 2
+    return [_samples(batch, size, where) for where in (slice(middle), slice(middle, None))]
 
+
+def first_of(batch: Any, size: int, count: int) -> Any:  # noqa: ANN401
+    """Returns a batch of the first samples of another one; see `halves`.
+
+    Args:
+        batch: the whole.
+        size: how many samples it has.
+        count: how many are wanted.
+    """
+    return _samples(batch, size, slice(count))
+
+
+def _samples(batch: Any, size: int, where: slice) -> Any:  # noqa: ANN401
     def by_sample(part: object) -> bool:
         if isinstance(part, Tensor):
             return part.shape[:1] == (size,)
         # a list of `size` tensors of all samples is a list of tensors, not of samples
         return isinstance(part, list | tuple) and len(part) == size and not any(isinstance(one, Tensor) and by_sample(one) for one in part)
 
-    middle = (size + 1) // 2
-    return [
-        tree_map(lambda part: part[where] if by_sample(part) else part, batch, is_leaf=by_sample)  # noqa: B023 (called at once)
-        for where in (slice(middle), slice(middle, None))
-    ]
+    return tree_map(lambda part: part[where] if by_sample(part) else part, batch, is_leaf=by_sample)
 
 
 def _halved_training(module: LemonadeModule) -> Callable[..., Any]:
