@@ -319,10 +319,10 @@ class RayExecutor(Executor):
             if tries <= self.max_retries:
                 self._waiting.appendleft(request)
             elif isinstance(request, EvaluationRequest):
-                failure = Failure("worker_lost", f"its worker was lost {tries} times, at last with: {why}")
+                failure = Failure("worker_lost", f"its worker was lost {_times(tries)}, at last with: {why}")
                 self._fail(request, failure)
             else:
-                raise SearchError(f"the worker that tests candidate {request.id} was lost {tries} times, at last with: {why}")
+                raise SearchError(f"the worker that tests candidate {request.id} was lost {_times(tries)}, at last with: {why}")
         self._recount()
 
     def _fail(self, request: EvaluationRequest, failure: Failure) -> None:
@@ -424,6 +424,10 @@ def _of_one_node(arguments: Mapping[str, Any], size: int) -> dict[str, Any]:
     if size == 1 and strategy != "auto":
         raise ConfigurationError(f"strategy={strategy!r} with one device for each child: give devices, too, or leave it out")
     return {**arguments, "devices": size, **({"strategy": "ddp"} if size > 1 and strategy == "auto" else {})}
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _first_line(error: BaseException) -> str:

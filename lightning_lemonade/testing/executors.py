@@ -1,6 +1,6 @@
 """What every executor must do, ours or a user's."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 import pytorch_lightning as pl
 import torch
@@ -74,41 +74,38 @@ def check_executor(make: Callable[[], Executor]) -> None:
 
 def _check_results(make: Callable[[], Executor]) -> None:
     """Each request gives one result, equal to that of this process; a child that raises is a failure."""
-    requests = {i: EvaluationRequest(Child(spec, 0, None, (), {}, id=i), None, {}) for i, spec in enumerate(SPECS)}
-    expected = _results(InlineExecutor(), Fragile, requests)
-    found = _results(make(), Fragile, requests)
-    assert found.keys() == expected.keys(), f"the requests {sorted(expected)} gave results for {sorted(found)}"
-    for i, wanted in expected.items():
-        given = found[i]
-        assert isinstance(given, Evaluation)
-        assert isinstance(wanted, Evaluation)
-        assert given.outcome.failure == wanted.outcome.failure, (
-            f"candidate {i}: {given.outcome.failure} instead of {wanted.outcome.failure}"
-        )
-        assert given.outcome.values == wanted.outcome.values, f"candidate {i} has other values"
-        for task, state in wanted.weights.items():
-            equal = all(torch.equal(given.weights[task][name], tensor) for name, tensor in state.items())
-            assert equal, f"candidate {i} has other weights"
-    first = expected[0]
+    requests: list[Request] = [EvaluationRequest(Child(spec, 0, None, (), {}, id=i), None, {}) for i, spec in enumerate(SPECS)]
+    first = _results(InlineExecutor(), Fragile, requests[:1])[False, 0]
     assert isinstance(first, Evaluation)
-    tests: dict[int, Request] = {0: TestRequest(SPECS[0], first.weights, 0)}
-    assert _results(make(), Fragile, tests) == _results(InlineExecutor(), Fragile, tests), "a test gives another error"
+    requests.append(TestRequest(SPECS[0], first.weights, 0))
+    expected, found = _results(InlineExecutor(), Fragile, requests), _results(make(), Fragile, requests)
+    for key, wanted in expected.items():
+        _compare(found.get(key), wanted, f"{'the test of candidate' if key[0] else 'candidate'} {key[1]}")
+
+
+def _compare(given: Result | None, wanted: Result, what: str) -> None:
+    assert type(given) is type(wanted), f"{what} gave {type(given).__name__} instead of {type(wanted).__name__}"
+    if isinstance(wanted, Tested):
+        assert given == wanted, f"{what} gave another error"
+        return
+    assert isinstance(given, Evaluation)
+    assert given.outcome.failure == wanted.outcome.failure, f"{what}: {given.outcome.failure} instead of {wanted.outcome.failure}"
+    assert given.outcome.values == wanted.outcome.values, f"{what} has other values"
+    for task, state in wanted.weights.items():
+        assert all(torch.equal(given.weights[task][name], tensor) for name, tensor in state.items()), f"{what} has other weights"
 
 
 def _check_errors(make: Callable[[], Executor]) -> None:
     """What would be the same for every child is raised."""
-    requests: dict[int, Request] = {0: EvaluationRequest(Child(SPECS[0], 0, None, (), {}, id=0), None, {})}
     try:
-        _results(make(), Mute, requests)
+        _results(make(), Mute, [EvaluationRequest(Child(SPECS[0], 0, None, (), {}, id=0), None, {})])
     except ConfigurationError:
         return
     raise AssertionError("a module that no child can be evaluated with raised no ConfigurationError")
 
 
-def _results(
-    executor: Executor, factory: type[LemonadeModule], requests: Mapping[int, Request] | Mapping[int, EvaluationRequest]
-) -> dict[int, Result]:
-    """Runs requests through an executor, as a search does."""
+def _results(executor: Executor, factory: type[LemonadeModule], requests: Sequence[Request]) -> dict[tuple[bool, int], Result]:
+    """Runs requests through an executor, as a search does; returns results by whether it is a test, and the candidate."""
     recipe = Recipe(
         modules={"": Noise()},
         batch_format=None,
@@ -121,7 +118,7 @@ def _results(
         callbacks=(),
         max_child_seconds=None,
     )
-    waiting, results = list(requests.values()), dict[int, Result]()
+    waiting, results = list(requests), dict[tuple[bool, int], Result]()
     threads = torch.get_num_threads()
     try:
         ranks = executor.prepare(recipe)
@@ -137,9 +134,9 @@ def _results(
             result = executor.next()
             if result is None:
                 continue
-            number = result.id if isinstance(result, Tested) else result.outcome.id
-            assert number not in results, f"candidate {number} came twice"
-            results[number], underway = result, underway - 1
+            key = isinstance(result, Tested), result.id if isinstance(result, Tested) else result.outcome.id
+            assert key not in results, f"candidate {key[1]} came twice"
+            results[key], underway = result, underway - 1
         evaluator.close()
         return results
     finally:
