@@ -356,7 +356,8 @@ class Run:
     def _is_heard(self, event: str) -> bool:
         """Returns whether a callback does something at an event: what it is told takes a query, and a large front many milliseconds."""
         return any(
-            getattr(getattr(callback, event), "__func__", None) is not getattr(SearchCallback, event) for callback in self.settings.callbacks
+            getattr(getattr(callback, event), "__func__", None) is not getattr(SearchCallback, event)
+            for callback in self.settings.callbacks
         )
 
     def _emit(self, event: str, *arguments: object) -> None:
