@@ -234,6 +234,9 @@ class Run:
         window = self._window(self.progress.generations)
         waiting, reason = self._left_over(window), ""
         while True:
+            if len(window.outcomes) >= (self.settings.accepted if window.number else len(self.starts)):
+                self._finish(window)
+                window = self._window(self.progress.generations)
             if not (self.flight.underway and self.executor.ready):
                 reason = self._fill(window, waiting)
             if not self.flight.underway:
@@ -243,9 +246,6 @@ class Run:
             self.progress.told += 1
             self.search.tell([outcome])
             window.outcomes.append(outcome)
-            if len(window.outcomes) >= (self.settings.accepted if window.number else len(self.starts)):
-                self._finish(window)
-                window = self._window(self.progress.generations)
         if window.outcomes:
             self._finish(window)
         self._check_population()
@@ -354,7 +354,7 @@ class Run:
             self._emit(event, read())
 
     def _is_heard(self, event: str) -> bool:
-        """Returns whether a callback does something at an event: what it is told takes a query, and a large front many milliseconds."""
+        """Returns whether a callback does something at an event, for which candidates are read: a large front takes long."""
         return any(
             getattr(getattr(callback, event), "__func__", None) is not getattr(SearchCallback, event)
             for callback in self.settings.callbacks

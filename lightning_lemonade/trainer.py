@@ -5,14 +5,15 @@ import difflib
 import inspect
 import re
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_lemonade.batches import BatchFormat, check_format
 from lightning_lemonade.callback import SearchCallback
@@ -101,7 +102,9 @@ class LemonadeTrainer:
             classes and functions that make one.
         run_dir: where everything is kept; by default a new folder in `lemonade_runs`. A run that is there already goes on, if it was
             configured alike; its budget may be larger now.
-        trainer_kwargs: for `pytorch_lightning.Trainer`, for instance `accelerator`, `devices`, `precision`.
+        trainer_kwargs: for `pytorch_lightning.Trainer`, for instance `accelerator`, `devices`, `precision`. With several devices each
+            child is trained by all of them, which share each batch of your loader; `sync_batchnorm=True` lets its batch norms see the whole
+            batch (GPUs alone).
 
     Raises:
         ConfigurationError: if an argument can't be used.
@@ -220,7 +223,11 @@ class LemonadeTrainer:
         try:
             with remembered(signal.SIGINT, KeyboardInterrupt):
                 ranks = settings.executor.prepare(recipe)
-                return load(self._search(ranks, settings, recipe))
+                try:
+                    with _told_to_end(ranks):
+                        return load(self._search(ranks, settings, recipe))
+                finally:
+                    ranks.close()
         finally:
             settings.executor.close()
             torch.set_num_threads(threads)
@@ -259,6 +266,20 @@ class LemonadeTrainer:
             raise
         ranks.dismiss(Stop(run.history.run_dir, ""))
         return run.history.run_dir
+
+
+@contextmanager
+def _told_to_end(ranks: Ranks) -> Iterator[None]:
+    """Says why, where a launcher ends this process because another one of the search has died."""
+    if not ranks.several:
+        yield
+        return
+    try:
+        with remembered(signal.SIGTERM, SIGTERMException):
+            yield
+    except SIGTERMException as error:
+        ranks.raise_if_lost(error)
+        raise
 
 
 def _objectives(objectives: Sequence[str | Objective] | str | None, metric: str | None, mode: Literal["min", "max"]) -> list[Objective]:

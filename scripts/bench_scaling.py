@@ -8,13 +8,13 @@ Usage: python scripts/bench_scaling.py workers [--epochs 3 20] [--generations 6]
 counts: from the end of the first generation of children (by then each process has imported, set up and warmed up everything) to that of the
 last. It prints children a second, their ratio, and the CPU seconds of the controller, of Ray and of the workers, as shares of one core.
 
-`slots` is a simulation of what is trained, and of nothing else: an executor whose slots are coroutines in one Ray actor. A child sleeps for a
-time drawn by the seed and its id (log-normal, median 20 s, log-sigma 0.8, so 27.5 s on average, times `--scale`); its error is a function
+`slots` is a simulation of what is trained, and of nothing else: an executor whose slots are coroutines in one Ray actor. A child sleeps for
+a time drawn by the seed and its id (log-normal, median 20 s, log-sigma 0.8, so 27.5 s on average, times `--scale`); its error is a function
 of its spec and its id; it sends as many weights through the object store as its spec has parameters. Everything else is the real search:
 `Run`, proposals, densities, commits, files of weights, fsyncs, serialisation, `ray.wait`. Columns:
 
-  utilisation  slot-seconds of sleep (as drawn: what is late on either way isn't work) over slot-seconds, from the moment all slots are first
-               taken to the last submission; synchronously that spans whole generations
+  utilisation  slot-seconds of sleep (as drawn: what is late on either way isn't work) over slot-seconds, from the moment all slots are
+               first taken to the last submission; synchronously that spans whole generations
   ideal        the same draws with a controller that takes no time
   children/s   submitted in that time; proposals/s: legal ones made for them
   controller   its seconds outside of waiting, its CPU seconds (Ray's threads in it, too), both as shares of that time, and ms for a child
@@ -289,8 +289,9 @@ def table(rows: Sequence[Row]) -> str:
     """Returns rows as text."""
     head = f"{'mode':>12} slots scale accepted children front seconds utilisation  ideal children/s proposals/s  wall   CPU ms/child  load"
     lines = [
-        f"{r.mode:>12} {r.slots:5} {r.scale:5g} {r.accepted:8} {r.children:8} {r.front:5} {r.seconds:7.1f} {r.utilisation:11.1%} {r.ideal:6.1%} "
-        f"{r.children_per_s:10.2f} {r.proposals_per_s:11.1f} {r.controller_wall:5.1%} {r.controller_cpu:5.1%} {r.ms_per_child:8.1f} {r.load:5.1f}"
+        f"{r.mode:>12} {r.slots:5} {r.scale:5g} {r.accepted:8} {r.children:8} {r.front:5} {r.seconds:7.1f} {r.utilisation:11.1%} "
+        f"{r.ideal:6.1%} {r.children_per_s:10.2f} {r.proposals_per_s:11.1f} {r.controller_wall:5.1%} {r.controller_cpu:5.1%} "
+        f"{r.ms_per_child:8.1f} {r.load:5.1f}"
         for r in rows
     ]
     return "\n".join([head, *lines])

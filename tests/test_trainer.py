@@ -1,10 +1,8 @@
 import json
 import math
-import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -177,51 +175,6 @@ def test_a_wandb_run_read_from_its_files_equals_the_history(tmp_path, monkeypatc
     assert table.keys() == {candidate.id for candidate in history.front()}
     for candidate in history.front():
         assert {key: table[candidate.id][key] for key in candidate.objectives} == pytest.approx(dict(candidate.objectives))
-
-
-DDP_SCRIPT = """
-import sys, torch
-torch.set_num_threads(1)
-sys.path.insert(0, {tests!r})
-import rank_modules
-from lightning_lemonade import LemonadeTrainer, ranks
-from lightning_lemonade.datamodules import DigitsDataModule
-if __name__ == "__main__":
-    ranks.PATIENCE = ranks.PATIENCE / 15
-    front = LemonadeTrainer(max_generations=1, proposals=4, accepted=2, epochs=1, initial_epochs=1, accelerator="cpu", devices=2,
-                            module=rank_modules.{module}, run_dir={run!r}).search(DigitsDataModule())
-    print("rank", torch.distributed.get_rank(), "front", front.ids, flush=True)
-"""
-
-
-def run_on_two_ranks(tmp_path, module):
-    script = tmp_path / "search.py"
-    script.write_text(DDP_SCRIPT.format(tests=str(Path(__file__).parent), module=module, run=str(tmp_path / "run")))
-    clean = {name: value for name, value in os.environ.items() if name not in {"LOCAL_RANK", "RANK", "WORLD_SIZE"}}
-    return subprocess.run([sys.executable, str(script)], check=False, capture_output=True, text=True, timeout=300, env=clean)
-
-
-def test_two_processes_train_the_same_child_and_one_writes(tmp_path):
-    done = run_on_two_ranks(tmp_path, "LemonadeModule")
-    assert done.returncode == 0, done.stderr[-2000:]
-    fronts = {line.split("front")[1] for line in done.stdout.splitlines() if line.startswith("rank")}
-    assert len(fronts) == 1
-    history = History.open(tmp_path / "run")
-    assert all(candidate.state == "evaluated" for candidate in history.candidates())
-
-
-def test_a_loss_that_is_nan_on_one_rank_fails_the_child_on_all(tmp_path):
-    done = run_on_two_ranks(tmp_path, "NanOnRankOne")
-    assert done.returncode == 0, done.stderr[-2000:]
-    failed = [candidate for candidate in History.open(tmp_path / "run").candidates() if candidate.failure]
-    assert [(candidate.id, candidate.failure.kind) for candidate in failed] == [(1, "not_a_number")]
-
-
-def test_a_rank_that_fails_alone_stops_the_search_instead_of_hanging(tmp_path):
-    done = run_on_two_ranks(tmp_path, "RaisingOnRankOne")
-    assert done.returncode != 0
-    assert "lost the other ranks at candidate 1" in done.stderr
-    assert "this rank's own bug" in done.stderr
 
 
 def test_a_starting_network_outside_the_limits_is_dropped_with_a_line(tmp_path):

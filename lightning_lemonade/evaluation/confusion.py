@@ -59,7 +59,8 @@ class _Answers(pl.LightningModule):
         super().__init__()
         self.network, self.batch_format, self.spec = network, batch_format, spec_of(network)
         self.classes = self.spec.output_shape[0]
-        self.matrix = MulticlassConfusionMatrix(num_classes=max(2, self.classes))
+        # each process of a script that several devices run counts all samples, and may be the only one that is asked
+        self.matrix = MulticlassConfusionMatrix(num_classes=max(2, self.classes), sync_on_compute=False)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401 (Lightning's signature)
         x, y = unpack(batch, self.batch_format)

@@ -17,8 +17,17 @@ from lightning_lemonade.batches import BatchFormat, unpack
 from lightning_lemonade.errors import DataError
 from lightning_lemonade.evaluation.failures import from_data_module
 from lightning_lemonade.evaluation.interrupts import as_sent
-from lightning_lemonade.evaluation.scopes import quiet, seeded
-from lightning_lemonade.search.randomness import derived_rng
+from lightning_lemonade.evaluation.scopes import quiet, seed_all, seeded, several_processes
+from lightning_lemonade.evaluation.shares import (
+    MeasuringShare,
+    TrainingShare,
+    check_training,
+    measured_by_share,
+    measuring,
+    refuse_divided,
+    with_share,
+)
+from lightning_lemonade.search.randomness import derived_rng, derived_seed
 
 LEAN: dict[str, Any] = {
     "logger": False,
@@ -49,6 +58,14 @@ class TaskData(pl.LightningDataModule):
             datamodule.setup("fit")
         self._stages = ["fit"]
         self.evaluated_split: Literal["val", "test"] = "val"
+        self.seed = 0
+        """Of the training batches' order and of what each rank draws, where several train together; whoever fits sets it."""
+        self.by_share = False
+        """Whether each of several ranks evaluates its share of a split; whoever validates sets it."""
+        self.shares: list[MeasuringShare] = []
+        """What this rank evaluates of each loader; empty where it evaluates everything."""
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # one of several loaders may have fewer samples than there are ranks
+        self._measured_by_share: dict[str, bool] = {}
         self._looked_at: DataLoader[Any] | None = None
         self.checksums: dict[str, str] = {}
         """Of what was looked at: the calibration batch, and the first batch of validation."""
@@ -66,13 +83,40 @@ class TaskData(pl.LightningDataModule):
         self.trainer = None
 
     def train_dataloader(self) -> Any:  # noqa: ANN401 (Lightning's signature)
-        """Returns a new training loader."""
-        return self.inner.train_dataloader()
+        """Returns a new training loader; where several ranks train together, one that yields this rank's share of each batch."""
+        loader = self.inner.train_dataloader()
+        if not several_processes():
+            return loader
+        refuse_divided(loader, "train")  # once more: one that asks the trainer for its ranks has none to ask before a search
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0  # where loaders are made anew as the training goes on
+        share = TrainingShare(loader.batch_sampler, derived_seed(self.seed, "loader", epoch))
+        seed_all(derived_seed(self.seed, "rank", share.rank, epoch))  # its workers draw from a seed that is drawn when they start
+        return with_share(loader, share)
 
     def val_dataloader(self) -> Any:  # noqa: ANN401
-        """Returns a new loader of the split that is evaluated: `val` or `test`."""
+        """Returns a new loader of the split that is evaluated, `val` or `test`, or of this rank's share of it."""
+        self.shares = []
         if self._looked_at is not None:
             return self._looked_at
+        if not self.by_share:
+            return self._whole_split()
+        loaders, self.shares = measuring(self._whole_split())
+        return loaders
+
+    def can_share(self, split: Literal["val", "test"]) -> bool:
+        """Returns whether several ranks can each evaluate a share of a split, of which there is then a sample for each.
+
+        Raises:
+            DataError: if the data module divides the samples among the ranks by itself.
+        """
+        if split not in self._measured_by_share:
+            self.evaluated_split = split
+            with seeded(0):
+                self._measured_by_share[split] = measured_by_share(self._whole_split(), split)
+        return self._measured_by_share[split]
+
+    def _whole_split(self) -> Any:  # noqa: ANN401
+        """Returns a new loader of the split that is evaluated, as the data module makes it."""
         if self.evaluated_split == "val":
             return self.inner.val_dataloader()
         if "test" not in self._stages:
@@ -103,7 +147,7 @@ class TaskData(pl.LightningDataModule):
             return False
         try:
             self.evaluated_split = "test"
-            loader = self.val_dataloader()
+            loader = self._whole_split()
         except (NotImplementedError, MisconfigurationException) as error:  # how base classes of others say that there is none
             name = type(self.inner).__name__
             warnings.warn(f"the front has no test errors: {name} refuses a test loader ({type(error).__name__}: {error})", stacklevel=2)
@@ -150,6 +194,10 @@ class TaskData(pl.LightningDataModule):
     def _shapes(self) -> tuple[tuple[int, ...], int]:
         train = self._loader("train")
         _refuse_stream(train)
+        if several_processes():
+            with from_data_module(self.inner, "the samplers"):
+                check_training(train)
+                self.can_share("val")
         first = self._look("train", train, limit_val_batches=1)
         held = self._look("val", self._loader("val"), limit_val_batches=1)
         self.checksums["validation"] = held.checksum()

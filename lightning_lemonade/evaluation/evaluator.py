@@ -1,6 +1,7 @@
 """One child: inherit, measure, fine-tune, validate."""
 
 import gc
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Generator, Tensor
 
@@ -21,7 +26,8 @@ from lightning_lemonade.evaluation.halves import halve
 from lightning_lemonade.evaluation.interrupts import as_sent
 from lightning_lemonade.evaluation.limit import AfterEachBatch, OutOfTime, TimeLimit
 from lightning_lemonade.evaluation.requests import Evaluation, EvaluationRequest, Spent, TestRequest
-from lightning_lemonade.evaluation.scopes import quiet, seeded, several_processes, timed
+from lightning_lemonade.evaluation.scopes import gathered, quiet, seeded, several_processes, timed
+from lightning_lemonade.evaluation.syncing import alone, can_be_shared
 from lightning_lemonade.evaluation.watch import Watch, check_output
 from lightning_lemonade.graph import Conv2d, GraphSpec, Linear, Output, initialise, is_module, with_outputs
 from lightning_lemonade.module import LemonadeModule, Training
@@ -150,6 +156,7 @@ class Evaluator:
     def _let_go(self, *, free: bool) -> None:
         """Lets go of the last module, which trainers keep and data modules keep by their trainer; `free` frees its memory at once."""
         self.__dict__.pop("_validator", None)
+        self.__dict__.pop("_lone_validator", None)
         for data in self.tasks.values():
             data.trainer = None
         if free:  # takes some tenths of a second
@@ -185,14 +192,15 @@ class Evaluator:
         if request.parent is not None:
             with timed(spent.seconds, "validate"):
                 start = self._quality(task, self.metrics(module, data))
-        watch = Watch(derived_seed(self.seed, "fit", request.child.id))
+        data.seed = derived_seed(self.seed, "fit", request.child.id)
+        watch = Watch(data.seed)
         callbacks = [make() for make in self.callbacks]
         heirs = [callback for callback in callbacks if isinstance(callback, Heir)]
         epochs = self.training.initial_epochs if request.child.parent is None else self.training.epochs
         try:
             with timed(spent.seconds, "fit"):
                 self._introduce(heirs, module, request, task)
-                arguments = self._arguments() | {"max_epochs": epochs, "limit_val_batches": 0}
+                arguments = self._arguments() | {"max_epochs": epochs, "limit_val_batches": 0, "use_distributed_sampler": False}
                 pl.Trainer(**arguments, callbacks=[watch, AfterEachBatch(self._limit), *callbacks]).fit(module, datamodule=data)
             if not watch.images:
                 raise ConfigurationError("the training saw no batch: see train_dataloader's batch size and limit_train_batches")
@@ -273,18 +281,59 @@ class Evaluator:
     @cached_property
     def _validator(self) -> pl.Trainer:
         """One trainer validates all networks, unlike fits, for which each needs its own."""
-        return pl.Trainer(
-            **self._arguments(), callbacks=[AfterEachBatch(self._limit)], use_distributed_sampler=False
-        )  # every rank sees each sample once
+        return self._measuring(self._arguments())
+
+    @cached_property
+    def _lone_validator(self) -> pl.Trainer:
+        """One that validates on this rank's device as if there were no others: what is logged is reduced over nobody."""
+        index = self._validator.strategy.root_device.index
+        alone = {"devices": 1 if index is None else [index], "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
+        return self._measuring(self._arguments() | alone)
+
+    def _measuring(self, arguments: Mapping[str, Any]) -> pl.Trainer:
+        return pl.Trainer(**arguments, callbacks=[AfterEachBatch(self._limit)], use_distributed_sampler=False)
 
     def metrics(self, module: LemonadeModule, data: TaskData, split: Literal["val", "test"] = "val") -> dict[str, float]:
-        """Returns a module's metrics on a split (`val` or `test`) by name."""
+        """Returns a module's metrics on a split (`val` or `test`) by name, the same on every rank; each sample is counted once.
+
+        Several ranks validate a share each where both the metrics and the loaders can be shared, else everything each.
+        """
+        data.by_share = several_processes() and data.can_share(split) and can_be_shared(module)
         data.evaluated_split = split
-        results = self._validator.validate(module, datamodule=data, verbose=False)
-        return {name: float(value) for result in results for name, value in result.items()}
+        if data.by_share or not several_processes():
+            return _validated(self._validator, module, data)
+        metrics, over = {}, ""
+        try:
+            with alone(module):
+                metrics = _validated(self._lone_validator, module, data)
+        except OutOfTime as error:  # here a rank looks at the clock by itself
+            over = str(error)
+        told = gathered((metrics, over))
+        if any(over for _, over in told):
+            raise OutOfTime(next(over for _, over in told if over))
+        return told[0][0]  # batch norms count what their rank has seen, and rank 0's are recorded
 
     def _arguments(self) -> dict[str, Any]:
-        return LEAN | self.trainer_arguments
+        return LEAN | self.trainer_arguments | {"plugins": plugins(self.trainer_arguments.get("plugins"))}
+
+
+def plugins(given: Any) -> list[Any]:  # noqa: ANN401 (one of Lightning's, or several)
+    """Returns plugins for a child's trainer: in a job of SLURM's one more, so that Lightning doesn't requeue the job from inside a fit.
+
+    Args:
+        given: the user's.
+    """
+    own = list(given) if isinstance(given, list | tuple) else [given] if given is not None else []
+    managed = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    processes = dist.get_world_size() if several_processes() else 1
+    if not managed or int(os.environ["SLURM_NTASKS"]) != processes or any(isinstance(one, ClusterEnvironment) for one in own):
+        return own  # Lightning, too, takes as many tasks as devices for a job that SLURM manages
+    return [*own, SLURMEnvironment(auto_requeue=False)]
+
+
+def _validated(trainer: pl.Trainer, module: LemonadeModule, data: TaskData) -> dict[str, float]:
+    results = trainer.validate(module, datamodule=data, verbose=False)
+    return {name: float(value) for result in results for name, value in result.items()}
 
 
 def joints(parent: GraphSpec, mutations: Sequence[Mutation]) -> list[str]:

@@ -98,9 +98,13 @@ class AfterEachBatch(pl.Callback):
         """Looks."""
         self._limit.look(trainer)
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
-        """Looks."""
-        self._limit.look(trainer)
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Looks, as long as every rank has a batch: one that has no other to validate wouldn't answer."""
+        shares = getattr(getattr(trainer, "datamodule", None), "shares", None)
+        if not shares or batch_idx < shares[dataloader_idx].common:
+            self._limit.look(trainer)
 
 
 class _Alarm:

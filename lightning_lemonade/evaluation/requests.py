@@ -16,7 +16,7 @@ from lightning_lemonade.search import Child, Outcome, TaskResult
 class _Sent:
     """Something with weights that goes from process to process: pickled, each set of weights is one text of bytes.
 
-    By themselves tensors are pickled one by one, each as a file of `torch.save`, which takes a tenth of a millisecond for each on either side.
+    By themselves tensors are pickled one by one, each as a file of `torch.save`: a tenth of a millisecond for each, on either side.
     """
 
     weights: Mapping[str, State]

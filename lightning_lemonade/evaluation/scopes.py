@@ -7,12 +7,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 
+T = TypeVar("T")
 _LIGHTNING_SEED = "PL_GLOBAL_SEED"
 _LOGGERS = (
     "pytorch_lightning",
@@ -84,3 +86,12 @@ def seed_all(seed: int) -> None:
 def several_processes() -> bool:
     """Returns whether several processes train each child together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gathered(value: T) -> list[T]:
+    """Returns the value of every process that trains the same child, which all call this at the same point."""
+    if not several_processes():
+        return [value]
+    values: list[T | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return cast(list[T], values)

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from lightning_lemonade.errors import EvaluationError
 from lightning_lemonade.evaluation.scopes import seed_all, seeded
+from lightning_lemonade.evaluation.shares import TrainingShare
 from lightning_lemonade.module import LemonadeModule
 from lightning_lemonade.search import derived_seed
 
@@ -37,8 +38,9 @@ class Watch(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Counts images, and sums up losses."""
-        self.images += len(cast(LemonadeModule, pl_module).unpack(batch)[0]) * trainer.world_size
+        """Counts images, each once however many ranks share the batch, and sums up losses."""
+        seen, share = len(cast(LemonadeModule, pl_module).unpack(batch)[0]), getattr(trainer.train_dataloader, "batch_sampler", None)
+        self.images += share.whole(batch_idx, seen) if isinstance(share, TrainingShare) else seen
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):  # summed on the device: looking at each one would make every step wait
             self._losses = self._losses + loss.detach().float()

@@ -24,7 +24,7 @@ class Crew:
 
     Attributes:
         numbers: as above.
-        request: what it works on.
+        request: what it works on; whoever takes the result sets it to None.
         since: when it began that, on the monotonic clock.
         up: whether all its processes run.
         ready: whether its data is set up.
@@ -85,7 +85,6 @@ class Crew:
             self._following.remove(reference)
             return "lost", value
         self._working.clear()
-        self.request = None
         return "done", value
 
     def kill(self) -> None:

@@ -4,17 +4,20 @@ import importlib.util
 import logging
 import os
 import pickle
+import socket
+import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_lemonade.errors import ConfigurationError, DataError, SearchError
 from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, Recipe
 from lightning_lemonade.executors.executor import Executor, Request, Result
-from lightning_lemonade.ranks import Ranks
+from lightning_lemonade.ranks import Ranks, started_by_srun
 from lightning_lemonade.search import Failure, Outcome
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 TICK = 1.0
 """Seconds after which it is looked whether a worker is silent or late, while nothing else happens."""
+PATIENCE = 10.0
+"""Seconds in which a cluster must answer."""
 RECOUNT = 15.0
 """Seconds after which a cluster is looked at again, which may have grown."""
 GRACE = 60.0
@@ -83,6 +88,7 @@ class RayExecutor(Executor):
         self._results: deque[Result] = deque()
         self._tries: dict[int, int] = {}
         self._connected = self._owned = False
+        self._beats: Any = None
 
     @property
     def threads(self) -> int:
@@ -96,8 +102,7 @@ class RayExecutor(Executor):
 
     def prepare(self, recipe: Recipe) -> Ranks:
         """See `Executor.prepare`. Connects to the cluster, and lets workers set up their data while this process does."""
-        srun = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in os.environ else 1
-        if max(srun, int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        if max(started_by_srun(), int(os.environ.get("WORLD_SIZE", "1"))) > 1:
             raise ConfigurationError("this program was started several times (by torchrun or srun): with Ray, start it once")
         self._connect()
         self._gpus = self._gpus_of_a_child(recipe.trainer_arguments)
@@ -157,7 +162,9 @@ class RayExecutor(Executor):
         self._waiting.clear()
         self._results.clear()
         self._tries.clear()
-        ray.kill(self._beats)
+        if self._beats is not None:
+            ray.kill(self._beats)
+            self._beats = None
         if self._owned:
             ray.shutdown()
 
@@ -171,6 +178,8 @@ class RayExecutor(Executor):
 
         self._owned = not ray.is_initialized()
         if self._owned:
+            if self.address is not None:
+                _check_reachable(self.address)
             try:
                 ray.init(
                     address=self.address or "local",
@@ -266,7 +275,6 @@ class RayExecutor(Executor):
         """Takes what a worker says."""
         from ray.exceptions import RayError, RayTaskError  # noqa: PLC0415
 
-        request = crew.request
         try:
             what, value = crew.take(reference)
         except RayTaskError as error:  # no LemonadeError, so a defect, of ours or of what the user's code leaves behind
@@ -283,9 +291,10 @@ class RayExecutor(Executor):
         elif what == "ready":
             self._compare(value.value)
             self._false_starts = 0
-        elif request is not None:
+        elif crew.request is not None:
             self._results.append(value.value)
-            self._tries.pop(_key(request), None)
+            self._tries.pop(_key(crew.request), None)
+            crew.request = None
 
     def _compare(self, facts: Any) -> None:  # noqa: ANN401
         """Raises a DataError if a worker has other data than the search."""
@@ -362,6 +371,24 @@ class RayExecutor(Executor):
             longest = max(silence.get(number, 0.0) for number in crew.numbers)
             if longest > self.heartbeat_timeout:
                 self._lose(crew, f"nothing was heard of it for {longest:.0f} seconds")
+
+
+def _check_reachable(address: str) -> None:
+    """Raises a ConfigurationError if nobody answers where a cluster should be; Ray itself would end the program after a minute."""
+    if address == "auto":
+        current = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"  # which `ray start` writes
+        address = os.environ.get("RAY_ADDRESS") or (current.read_text().strip() if current.is_file() else "")
+        if not address:
+            raise ConfigurationError("address='auto': this machine belongs to no Ray cluster; begin one with `ray start --head`")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "://" in address:
+        raise ConfigurationError(f"address must be 'auto' or 'host:port' of a Ray cluster that this machine belongs to, got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(
+            f"the Ray cluster {address} can't be reached ({error}): see `ray status`, or give another address"
+        ) from error
 
 
 def _key(request: Request) -> int:

@@ -1,0 +1,225 @@
+"""Children are evaluated by the processes of a real Ray cluster on this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+import ray
+import torch
+
+from lightning_lemonade import LemonadeModule, LemonadeTrainer, RayExecutor
+from lightning_lemonade.datamodules import DigitsDataModule
+from lightning_lemonade.errors import ConfigurationError, DataError, SearchError
+from lightning_lemonade.history import History
+from lightning_lemonade.spaces import ConvNetSpace
+
+TINY = {
+    "max_generations": 2,
+    "proposals": 9,
+    "accepted": 3,
+    "epochs": 1,
+    "initial_epochs": 1,
+    "calibration_size": 64,
+    "limit_train_batches": 4,
+    "accelerator": "cpu",
+    "threads_per_child": 1,
+}
+SECOND = ConvNetSpace().initial((1, 8, 8), 10)[1].structural_hash
+
+
+def search(run_dir, executor="inline", data=None, **settings):
+    LemonadeTrainer(run_dir=run_dir, executor=executor, **TINY | settings).search(data or DigitsDataModule())
+    return History.open(run_dir)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory):
+    return search(tmp_path_factory.mktemp("inline") / "run")
+
+
+def test_a_synchronous_search_equals_one_in_this_process_bit_for_bit(cluster, inline, tmp_path):
+    executor = RayExecutor()
+    by_ray = search(tmp_path / "run", executor)
+    assert by_ray.digest() == inline.digest()
+    assert not workers()  # the cluster is the program's own, its workers aren't
+    executor.close()
+
+
+def test_a_child_whose_worker_always_dies_fails_and_the_others_go_on(cluster, tmp_path):
+    class Dying(LemonadeModule):
+        def training_step(self, batch, batch_idx):
+            if self.spec.structural_hash == SECOND:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().training_step(batch, batch_idx)
+
+    history = search(tmp_path / "run", RayExecutor(max_retries=1, workers=1), module=Dying, max_generations=1)
+    failed = [candidate for candidate in history.candidates() if candidate.failure]
+    assert [(candidate.id, candidate.failure.kind) for candidate in failed] == [(1, "worker_lost")]
+    assert "lost 2 times" in failed[0].failure.text
+    assert len(history.candidates()) == 4 + 3
+
+
+def test_several_processes_train_each_child_together(cluster, tmp_path):
+    class Together(LemonadeModule):
+        def on_train_start(self):
+            assert torch.distributed.get_world_size() == 2
+
+    history = search(tmp_path / "run", RayExecutor(), module=Together, max_generations=1, devices=2, strategy="ddp")
+    assert {candidate.state for candidate in history.candidates()} == {"evaluated"}
+
+
+def test_what_every_child_would_raise_ends_the_search_with_its_reason(cluster, tmp_path):
+    with pytest.raises(ConfigurationError, match="no val_f1 in validation"):
+        search(tmp_path / "run", RayExecutor(workers=1), metric="val_f1", mode="max")
+    assert not workers()
+
+
+def test_other_data_on_another_machine_is_told(cluster, tmp_path):
+    class Elsewhere(DigitsDataModule):
+        here = os.getpid()
+
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            x, y = super().on_after_batch_transfer(batch, dataloader_idx)
+            return (x if os.getpid() == self.here else x + 1), y
+
+    with pytest.raises(DataError, match=r"isn't the search's: its \w+ batch differs"):
+        search(tmp_path / "run", RayExecutor(workers=1), Elsewhere())
+
+
+def test_workers_that_die_at_once_end_the_search(cluster, tmp_path):
+    class Deadly(DigitsDataModule):
+        here = os.getpid()
+
+        def setup(self, stage):
+            if os.getpid() != self.here:
+                os._exit(1)
+            super().setup(stage)
+
+    with pytest.raises(SearchError, match="workers in a row died before they were ready"):
+        search(tmp_path / "run", RayExecutor(workers=1), Deadly())
+
+
+@pytest.mark.parametrize(
+    ("executor", "settings", "text"),
+    [
+        ({"cpus_per_child": 3}, {}, "a child needs 3 CPU and 0 GPU, and the cluster has 2 CPU"),
+        ({}, {"accelerator": "gpu"}, "needs GPUs, and the children get none"),
+        ({}, {"num_nodes": 2}, "num_nodes"),
+        ({}, {"strategy": "ddp"}, "one device for each child"),
+        ({}, {"devices": "many"}, "devices='many'"),
+    ],
+)
+def test_what_the_cluster_cannot_give_is_told_at_once(cluster, tmp_path, executor, settings, text):
+    with pytest.raises(ConfigurationError, match=text):
+        search(tmp_path / "run", RayExecutor(**executor), **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_sent_is_told_at_once(cluster, tmp_path):
+    data = DigitsDataModule()
+    data.file = (tmp_path / "open").open("w")
+    with pytest.raises(ConfigurationError, match="can't be sent to other processes"):
+        search(tmp_path / "run", RayExecutor(), data)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"max_retries": -1}, "max_retries of RayExecutor must be at least 0, got -1"),
+        ({"gpus_per_child": -0.5}, "gpus_per_child"),
+        ({"workers": 0}, "workers"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_named(arguments, text):
+    with pytest.raises(ConfigurationError, match=text):
+        RayExecutor(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("127.0.0.1:1", "can't be reached"),
+        ("ray://127.0.0.1:1", "must be 'auto' or 'host:port'"),
+        ("here", "must be 'auto' or 'host:port'"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path, address, text):
+    ray.shutdown()
+    with pytest.raises(ConfigurationError, match=text):
+        search(tmp_path / "run", RayExecutor(address=address))
+
+
+def test_a_program_that_was_started_several_times_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigurationError, match="start it once"):
+        search(tmp_path / "run", "ray")
+
+
+def test_an_executor_of_no_kind_is_told():
+    with pytest.raises(ConfigurationError, match="executor must be inline, ray or an Executor"):
+        LemonadeTrainer(executor="dask")
+
+
+PROGRAM = """
+    import sys
+    from lightning_lemonade import LemonadeTrainer, SearchCallback
+    from lightning_lemonade.datamodules import DigitsDataModule
+
+    class Tell(SearchCallback):
+        def on_candidate_end(self, search, candidate):
+            print("done", candidate.id, flush=True)
+
+    if __name__ == "__main__":
+        LemonadeTrainer(run_dir={run!r}, executor="ray", asynchronous=True, callbacks=[Tell()], **{settings!r}).search(DigitsDataModule())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_search_leaves_no_process_and_goes_on(tmp_path, number):
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(PROGRAM).format(run=str(tmp_path / "run"), settings=TINY | {"max_generations": 30}))
+    clean = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONUNBUFFERED": "1"}
+    program = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean, text=True)
+    while "done" not in (line := program.stdout.readline()):
+        assert line, program.stderr.read()[-3000:]
+    others = psutil.Process(program.pid).children(recursive=True)
+    assert any("ray::Worker" in name_of(process) for process in others)
+    program.send_signal(number)
+    assert program.wait(60) != 0
+    _, alive = psutil.wait_procs(others, 30)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    done = {candidate.id for candidate in History.open(tmp_path / "run").candidates() if candidate.state == "evaluated"}
+    assert done
+    history = search(tmp_path / "run", asynchronous=True, max_generations=30, max_time="00:00:00:00")  # resumed elsewhere: here
+    assert {candidate.state for candidate in history.candidates()} == {"evaluated"}
+    assert done <= {candidate.id for candidate in history.candidates()}
+
+
+def name_of(process):
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
+
+
+def workers():
+    """Returns the workers that are still there after a while."""
+    deadline = time.monotonic() + 20
+    while True:
+        found = [process for process in psutil.Process().children(recursive=True) if "Worker" in name_of(process)]
+        found = [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.5)
