@@ -48,6 +48,7 @@ from lightning_lemonade.callback import SearchInfo
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, Recipe, Tested
 from lightning_lemonade.executors import Executor, RayExecutor, Request, Result
+from lightning_lemonade.executors.ray_executor import AT_ONCE
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.graph.ops import BatchNorm2d
 from lightning_lemonade.history import History
@@ -155,7 +156,8 @@ class SimulatedExecutor(Executor):
         """Starts Ray and the actor."""
         import ray  # noqa: PLC0415 (an extra)
 
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=2**29)
+        if not ray.is_initialized():  # one for all searches of this program; it ends with it
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=2**29)
         self._connected = True
         self._slots = ray.remote(Slots).options(num_cpus=0, max_concurrency=2 * self.count).remote()
         return Ranks(0)
@@ -202,7 +204,7 @@ class SimulatedExecutor(Executor):
             began = time.monotonic()
             ray.wait(self._underway, num_returns=1)
             self._waited += time.monotonic() - began
-            done, self._underway = ray.wait(self._underway, num_returns=len(self._underway), timeout=0)
+            done, self._underway = ray.wait(self._underway, num_returns=min(AT_ONCE, len(self._underway)), timeout=0)
             self._done.extend(done)
         evaluation, started = ray.get(self._done.popleft())
         child = evaluation.outcome.id
@@ -210,11 +212,11 @@ class SimulatedExecutor(Executor):
         return evaluation  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Ends Ray."""
+        """Ends the actor."""
         import ray  # noqa: PLC0415
 
         if self._connected:
-            ray.shutdown()
+            ray.kill(self._slots)
             self._connected = False
 
 
