@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from lightning_lemonade.callback import SearchInfo
+from lightning_lemonade.callback import SearchCallback, SearchInfo
 from lightning_lemonade.configuration import changed_versions, differences
 from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError, ObjectiveError, SearchError
 from lightning_lemonade.evaluation import TaskData, timed
@@ -223,12 +223,13 @@ class Run:
             Why it ended.
         """
         window = self._window(self.progress.generations)
-        waiting = self._left_over(window)
+        waiting, reason = self._left_over(window), ""
         while True:
             if len(window.outcomes) >= (self.settings.accepted if window.number else len(self.starts)):
                 self._finish(window)
                 window = self._window(self.progress.generations)
-            reason = self._fill(window, waiting)
+            if not (self.flight.underway and self.executor.ready):
+                reason = self._fill(window, waiting)
             if not self.flight.underway:
                 break
             if (outcome := self.flight.next(window, waiting, told=self.progress.told + 1)) is None:
@@ -303,7 +304,7 @@ class Run:
         self.history.record_generation(record)
         changed = record.front != self.progress.front
         self.progress.count(record)
-        if changed:
+        if changed and self._is_heard("on_front_changed"):
             self._emit("on_front_changed", self.history.front())
         self._emit("on_generation_end", record)
 
@@ -339,9 +340,16 @@ class Run:
             ) from error
 
     def _emit_candidate(self, event: str, read: Callable[[], CandidateRecord]) -> None:
-        """Tells the callbacks of a candidate, which is read only if there are any."""
-        if self.settings.callbacks:
+        """Tells the callbacks of a candidate, which is read only if one listens."""
+        if self._is_heard(event):
             self._emit(event, read())
+
+    def _is_heard(self, event: str) -> bool:
+        """Returns whether a callback does something at an event, for which candidates are read: a large front takes long."""
+        return any(
+            getattr(getattr(callback, event), "__func__", None) is not getattr(SearchCallback, event)
+            for callback in self.settings.callbacks
+        )
 
     def _emit(self, event: str, *arguments: object) -> None:
         """Tells the callbacks.

@@ -46,6 +46,14 @@ class Shuffled(InlineExecutor):
         return self._done.pop()
 
 
+class Prompt(Shuffled):
+    """The same, and says what is there already."""
+
+    @property
+    def ready(self):
+        return bool(self._done)
+
+
 class Barren(ConvNetSpace):
     def mutate(self, spec, rng):
         return None
@@ -100,6 +108,17 @@ def test_several_children_are_underway_and_come_back_in_any_order(tmp_path):
     assert any(
         candidate.after < 3 for candidate in candidates if candidate.parent is not None
     )  # it hasn't waited for all starting networks
+
+
+def test_it_takes_all_that_is_there_before_it_proposes_again(tmp_path):
+    proposals = []
+    for executor in (Shuffled(), Prompt()):
+        run = tmp_path / type(executor).__name__
+        search(run, executor)
+        bred = [candidate for candidate in History.open(run).candidates() if candidate.parent is not None]
+        assert len(bred) == 3 * 2
+        proposals.append(len({candidate.after for candidate in bred}))
+    assert proposals == [6, 2]
 
 
 @pytest.mark.parametrize("ends", [2, 5, 8])

@@ -83,6 +83,25 @@ def test_events_come_in_order(run):
     assert names.count("on_candidate_start") == names.count("on_candidate_end") == names.count("on_candidate_accepted")
 
 
+def test_candidates_are_read_only_for_callbacks_that_hear_of_them(tmp_path, monkeypatch):
+    class Generations(SearchCallback):
+        ended = 0
+
+        def on_generation_end(self, search, record):
+            self.ended += 1
+
+    def refused(*arguments):
+        raise AssertionError("read for nobody")
+
+    monkeypatch.setattr(History, "front", refused)
+    generations = Generations()
+    trainer = LemonadeTrainer(run_dir=tmp_path / "run", callbacks=[generations], **SMALL | {"max_generations": 1, "initial_epochs": 1})
+    with pytest.raises(AssertionError, match="read for nobody"):  # the front that is returned
+        trainer.search(DigitsDataModule())
+    assert generations.ended == 2
+    assert History.open(tmp_path / "run").status == "finished"
+
+
 def test_the_same_seed_in_another_process_gives_the_same_history(run, tmp_path):
     code = f"""
         import torch; torch.set_num_threads(1)

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from safetensors.torch import load, save
 
 from lightning_lemonade.callback import Heir
 from lightning_lemonade.evaluation.watch import Watch
@@ -10,8 +13,26 @@ from lightning_lemonade.morphisms import State
 from lightning_lemonade.search import Child, Outcome, TaskResult
 
 
+class _Sent:
+    """Something with weights that goes from process to process: pickled, each set of weights is one text of bytes.
+
+    By themselves tensors are pickled one by one, each as a file of `torch.save`: a tenth of a millisecond for each, on either side.
+    """
+
+    weights: Mapping[str, State]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what is pickled."""
+        packed = {task: save({name: tensor.contiguous() for name, tensor in state.items()}) for task, state in self.weights.items()}
+        return {**self.__dict__, "weights": packed}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Takes what was pickled."""
+        self.__dict__.update(state, weights={task: load(packed) for task, packed in state["weights"].items()})
+
+
 @dataclass(frozen=True)
-class EvaluationRequest:
+class EvaluationRequest(_Sent):
     """A child to evaluate, with what it inherits.
 
     Attributes:
@@ -26,7 +47,7 @@ class EvaluationRequest:
 
 
 @dataclass(frozen=True)
-class TestRequest:
+class TestRequest(_Sent):
     """A trained candidate to measure on the test split.
 
     Attributes:
@@ -56,7 +77,7 @@ class Tested:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(_Sent):
     """An outcome with the trained weights by task (empty if it failed)."""
 
     outcome: Outcome

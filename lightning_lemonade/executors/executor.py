@@ -62,6 +62,15 @@ class Executor(ABC):
             SearchError: if there is nowhere left to evaluate.
         """
 
+    @property
+    def ready(self) -> bool:
+        """Whether `next` would return at once.
+
+        An asynchronous search takes all that is there before it proposes again: children that are proposed together and recorded in one
+        commit cost less each, so that one that falls behind many workers catches up.
+        """
+        return False
+
     @abstractmethod
     def close(self) -> None:
         """Ends what is underway, and lets go of everything. May be called at any time, and again."""

@@ -31,6 +31,8 @@ RECOUNT = 15.0
 """Seconds after which a cluster is looked at again, which may have grown."""
 GRACE = 60.0
 """Seconds beyond `max_child_time` after which a worker that doesn't end a child itself is killed."""
+AT_ONCE = 16
+"""Most results that are fetched at once, before new children are proposed: their weights are in this process then."""
 FALSE_STARTS = 3
 """How often in a row workers may die before they are ready, for each one that there shall be."""
 
@@ -140,15 +142,22 @@ class RayExecutor(Executor):
             crews = {reference: crew for crew in self._crews for reference in crew.references}
             references = [*crews, *self._asked_beats]
             done, _ = ray.wait(references, num_returns=1, timeout=TICK)
+            if done:  # what else is there
+                done, _ = ray.wait(references, num_returns=min(AT_ONCE, len(references)), timeout=0)
             for reference in done:
-                if reference in crews:
-                    self._take(crews[reference], reference)
-                else:
+                if reference not in crews:
                     self._hear(reference)
+                elif crews[reference] in self._crews:  # else it was lost by another of its references
+                    self._take(crews[reference], reference)
             self._look_around()
             if self.slots != slots and not self._results:
                 return None
         return self._results.popleft()
+
+    @property
+    def ready(self) -> bool:
+        """See `Executor.ready`."""
+        return bool(self._results)
 
     def close(self) -> None:
         """See `Executor.close`. Ends all processes; a cluster on this machine, if it was begun here."""

@@ -34,8 +34,8 @@ from lightning_lemonade.morphisms import State
 from lightning_lemonade.records import CandidateRecord, GenerationRecord
 
 LONGEST_PATH = 4096
-REMEMBERED = 32
-"""Graph specs that are kept once they are read."""
+REMEMBERED = 256
+"""Graph specs that are kept once they are read: more than most fronts have members, whose weights are read for each child."""
 _DAMAGE = (
     OSError,
     SQLAlchemyError,

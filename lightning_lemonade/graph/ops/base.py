@@ -1,6 +1,6 @@
 """Op: what a node computes, and the two families whose channels follow their inputs'."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -9,8 +9,12 @@ from lightning_lemonade.graph.ops.shapes import Shape, same
 
 
 @dataclass(frozen=True)
-class Op(ABC):
-    """What a node computes. Subclasses are frozen dataclasses whose fields are the arguments in JSON."""
+class Op:
+    """What a node computes. Subclasses are frozen dataclasses whose fields are the arguments in JSON.
+
+    Abstract without being an `ABC`: of one of those `isinstance` takes several times as long, and a search asks that thousands of times for
+    each child.
+    """
 
     name: ClassVar[str]
     """The type's name in JSON."""
