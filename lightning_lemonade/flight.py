@@ -26,6 +26,7 @@ class Window:
         waited: seconds for which this process waited for evaluations.
         waited_for: what came of these.
         earlier: seconds by phase that earlier processes spent on it.
+        announced: whether the callbacks have heard of it.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Window:
     waited: float = 0.0
     waited_for: list[Outcome] = field(default_factory=list)
     earlier: Mapping[str, float] = field(default_factory=dict)
+    announced: bool = False
     _began: float = field(default_factory=time.perf_counter)
 
     def by_phase(self) -> dict[str, float]:

@@ -181,6 +181,7 @@ class Run:
     def _generation(self, number: int) -> None:
         """Runs one generation of Algorithm 1: propose and accept, evaluate and record, select."""
         window = self._window(number)
+        self._announce(window)
         with timed(window.seconds, "propose"):
             asked = self._ask(number)
         window.proposed, window.outcomes = asked.proposed, self._evaluate(asked, window)
@@ -232,6 +233,7 @@ class Run:
                 reason = self._fill(window, waiting)
             if not self.flight.underway:
                 break
+            self._announce(window)
             if (outcome := self.flight.next(window, waiting, told=self.progress.told + 1)) is None:
                 continue
             self.progress.told += 1
@@ -246,9 +248,12 @@ class Run:
         """Returns the children that an interrupted asynchronous search had accepted, or the starting networks, for its first generation."""
         if self.search.accepted and self.progress.begun is not None:
             asked, window.outcomes = self.progress.begun, list(self.progress.outcomes)
+            if asked.children:
+                self._announce(window)
             self.flight.announce(asked.children)
         else:
             asked = self.search.start(self.starts)
+            self._announce(window)
             self.flight.accept(asked.children, asked.proposed, window, after=0)
         window.proposed = asked.proposed
         return deque(asked.children)
@@ -269,6 +274,8 @@ class Run:
         with timed(window.seconds, "propose"):
             asked = self._ask_for(count, window)
         window.proposed += asked.proposed
+        if asked.children:
+            self._announce(window)
         self.flight.accept(asked.children, asked.proposed, window, starts=asked.children, after=self.progress.told)
         for child in asked.children:
             self.flight.start(child, window, recorded=True)
@@ -294,12 +301,18 @@ class Run:
     def _window(self, number: int) -> Window:
         """Begins a generation."""
         self._watch_disk()
-        self._emit("on_generation_start", number)
         spent = spent_by_phase(self.progress.outcomes)
         return Window(number, earlier={phase: seconds / self.executor.slots for phase, seconds in spent.items()})
 
+    def _announce(self, window: Window) -> None:
+        """Tells the callbacks of a generation, once; an asynchronous search knows that there is another when something happens in it."""
+        if not window.announced:
+            window.announced = True
+            self._emit("on_generation_start", window.number)
+
     def _finish(self, window: Window) -> None:
         """Ends a generation: records it and the population, and tells the callbacks."""
+        self._announce(window)
         record = window.record(self.search, self.progress.epochs)
         self.history.record_generation(record)
         changed = record.front != self.progress.front
@@ -388,7 +401,7 @@ def starting_networks(
                 f"{type(settings.space).__name__}.initial gave a network of {spec.output_shape[0]} outputs instead of {outputs}: make it "
                 f"with the num_outputs that it gets, or give the data module another num_outputs"
             )
-    return starts, dropped, limits, measures
+    return list({spec.structural_hash: spec for spec in starts}.values()), dropped, limits, measures
 
 
 def legal_starts(

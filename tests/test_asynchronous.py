@@ -4,6 +4,7 @@ import sqlite3
 from collections import deque
 
 import pytest
+from events import Events
 
 from lightning_lemonade import InlineExecutor, LemonadeModule, LemonadeTrainer, SearchCallback
 from lightning_lemonade.datamodules import DigitsDataModule
@@ -183,3 +184,13 @@ def test_an_order_that_contradicts_itself_is_told(tmp_path, whole):
     connection.close()
     with pytest.raises(HistoryError, match="in which order"):
         search(tmp_path / "run")
+
+
+def test_generations_that_begin_end(tmp_path):
+    events = Events()
+    search(tmp_path / "run", Shuffled(), callbacks=[events], max_generations=1)
+    heard = [name for name in events.names if name in ("on_generation_start", "on_generation_end")]
+    assert heard == ["on_generation_start", "on_generation_end"] * 2
+    again = Events()
+    search(tmp_path / "run", callbacks=[again], max_generations=1)
+    assert again.names == ["on_search_resume", "on_search_end"]

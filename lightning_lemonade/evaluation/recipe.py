@@ -12,7 +12,7 @@ from lightning_lemonade.errors import DataError
 from lightning_lemonade.evaluation.data import TaskData
 from lightning_lemonade.evaluation.evaluator import Evaluator, ModuleFactory
 from lightning_lemonade.evaluation.failures import from_data_module
-from lightning_lemonade.evaluation.scopes import seeded
+from lightning_lemonade.evaluation.scopes import gathered, seeded
 from lightning_lemonade.module import LemonadeModule, Training
 from lightning_lemonade.objectives import Objective
 from lightning_lemonade.search import derived_seed
@@ -76,6 +76,7 @@ class Recipe:
                         tasks[task] = TaskData(datamodule, self.batch_format, classifies=_classifies(self.factory))
                         _ = tasks[task].shapes  # what is wrong with the data is said first
                         calibration[task] = tasks[task].calibration(self.calibration_size, self.seed)
+            _compare({task: data.checksums for task, data in tasks.items()})
             return Evaluator(
                 tasks=tasks,
                 calibration=calibration,
@@ -98,6 +99,18 @@ def _classifies(module: ModuleFactory) -> bool:
     return isinstance(module, type) and all(
         getattr(module, name) is getattr(LemonadeModule, name) for name in ("loss", "metrics", "training_step", "validation_step")
     )
+
+
+def _compare(checksums: Mapping[str, Mapping[str, str]]) -> None:
+    """Raises a DataError where ranks that train together have other data."""
+    for rank, others in enumerate(gathered(checksums)):
+        for task, parts in others.items():
+            for part, checksum in parts.items():
+                if checksums[task].get(part) != checksum:
+                    raise DataError(
+                        f"the ranks have different data: the {part} batch of rank {rank} isn't this one's; copy the same files to each "
+                        f"machine, and draw splits by a fixed seed"
+                    )
 
 
 @contextmanager

@@ -19,8 +19,6 @@ class Crew:
         cpus: for each process.
         gpus: for each process.
         beats: the actor that hears whether they are alive.
-        recipe: reference to the pickled recipe.
-        prepared: the node on which `prepare_data` has run.
 
     Attributes:
         numbers: as above.
@@ -30,7 +28,7 @@ class Crew:
         ready: whether its data is set up.
     """
 
-    def __init__(self, numbers: Sequence[int], *, cpus: float, gpus: float, beats: Any, recipe: Any, prepared: str) -> None:  # noqa: ANN401
+    def __init__(self, numbers: Sequence[int], *, cpus: float, gpus: float, beats: Any) -> None:  # noqa: ANN401
         self.numbers, self.since, self.up, self.ready = list(numbers), 0.0, False, False
         self.request: Request | None = None
         self._group = None
@@ -40,9 +38,18 @@ class Crew:
             self._group = placement_group([bundle or {"CPU": 0.001}] * len(numbers), strategy="STRICT_PACK")
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._group)
         self._actors = [ray.remote(Worker).options(**options).remote(number, beats) for number in numbers]
-        places = [actor.place.remote() for actor in self._actors]
-        self._starting = [actor.start.remote(recipe, prepared, rank, *places) for rank, actor in enumerate(self._actors)]
-        self._places, self._following, self._working = places, list[Any](), list[Any]()
+        self._where = [actor.place.remote() for actor in self._actors]
+        self._places, self._starting = list(self._where), list[Any]()
+        self._following, self._working = list[Any](), list[Any]()
+
+    def set_up(self, recipe: Any, prepared: str) -> None:  # noqa: ANN401
+        """Begins to set its data up.
+
+        Args:
+            recipe: reference to the pickled recipe.
+            prepared: the node on which `prepare_data` has run.
+        """
+        self._starting = [actor.start.remote(recipe, prepared, rank, *self._where) for rank, actor in enumerate(self._actors)]
 
     @property
     def references(self) -> list[Any]:

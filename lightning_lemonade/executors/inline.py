@@ -41,3 +41,4 @@ class InlineExecutor(Executor):
     def close(self) -> None:
         """See `Executor.close`."""
         self._requests.clear()
+        self.__dict__.pop("_evaluator", None)

@@ -15,7 +15,7 @@ from pytorch_lightning.accelerators import Accelerator, AcceleratorRegistry
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.executors.executor import Executor
 from lightning_lemonade.executors.inline import InlineExecutor
-from lightning_lemonade.executors.ray_executor import RayExecutor, _devices, _of_one_node
+from lightning_lemonade.executors.ray_executor import RayExecutor, _devices, _of_one_node, times
 
 REACHED_WITHIN = 3.0
 """Seconds in which a cluster's address must answer; Ray itself would try for twenty."""
@@ -245,7 +245,7 @@ def _knock(address: str) -> None:
 
 def _room(node: Mapping[str, float], cpus: float, gpus: float) -> int:
     """Returns how many children a machine has room for."""
-    return int(min((node.get(name, 0.0) // need for name, need in (("CPU", cpus), ("GPU", gpus)) if need), default=1))
+    return int(min((times(need, node.get(name, 0.0)) for name, need in (("CPU", cpus), ("GPU", gpus)) if need), default=1))
 
 
 def _children(count: int) -> str:

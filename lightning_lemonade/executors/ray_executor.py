@@ -4,13 +4,16 @@ import importlib.util
 import logging
 import os
 import pickle
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +84,8 @@ class RayExecutor(Executor):
             "start_timeout": (start_timeout, 1),
         }
         for name, (value, least) in numbers.items():
-            if value is not None and not value >= least:
-                raise ConfigurationError(f"{name} of RayExecutor must be at least {least}, got {value!r}")
+            if value is not None and not (isinstance(value, int | float) and least <= value < inf):
+                raise ConfigurationError(f"{name} of RayExecutor must be a number of at least {least}, got {value!r}")
         self.address, self.gpus_per_child, self.cpus_per_child, self.max_retries = address, gpus_per_child, cpus_per_child, max_retries
         self.workers, self.heartbeat_timeout, self.start_timeout = workers, heartbeat_timeout, start_timeout
         self._crews: list[Crew] = []
@@ -91,6 +94,7 @@ class RayExecutor(Executor):
         self._tries: dict[int, int] = {}
         self._connected = self._owned = False
         self._beats: Any = None
+        self._recipe: Any = None
 
     @property
     def threads(self) -> int:
@@ -103,7 +107,9 @@ class RayExecutor(Executor):
         return max(1, sum(crew.ready for crew in self._crews) or len(self._crews))
 
     def prepare(self, recipe: Recipe) -> Ranks:
-        """See `Executor.prepare`. Connects to the cluster, and lets workers set up their data while this process does."""
+        """See `Executor.prepare`. Connects to the cluster, and begins the workers, whose imports take as long as the data does here."""
+        if self._connected:
+            raise ConfigurationError("this RayExecutor evaluates the children of another search: give each its own")
         if max(started_by_srun(), int(os.environ.get("WORLD_SIZE", "1"))) > 1:
             raise ConfigurationError("this program was started several times (by torchrun or srun): with Ray, start it once")
         self._connect()
@@ -123,10 +129,14 @@ class RayExecutor(Executor):
 
     def open(self, ranks: Ranks, evaluator: Evaluator) -> None:
         """See `Executor.open`."""
+        import ray  # noqa: PLC0415
         import torch  # noqa: PLC0415
 
         self._torch_threads = torch.get_num_threads()
         self._checksums = {task: dict(data.checksums) for task, data in evaluator.tasks.items()}
+        self._prepared = ray.get_runtime_context().get_node_id()
+        for crew in self._crews:  # not before `prepare_data` has run here: what it makes may be what they read
+            crew.set_up(self._recipe, self._prepared)
 
     def submit(self, request: Request) -> None:
         """See `Executor.submit`."""
@@ -141,6 +151,8 @@ class RayExecutor(Executor):
             self._hand_out()
             crews = {reference: crew for crew in self._crews for reference in crew.references}
             references = [*crews, *self._asked_beats]
+            if not references:  # for which Ray doesn't wait
+                time.sleep(TICK)
             done, _ = ray.wait(references, num_returns=1, timeout=TICK)
             if done:  # what else is there
                 done, _ = ray.wait(references, num_returns=min(AT_ONCE, len(references)), timeout=0)
@@ -171,6 +183,7 @@ class RayExecutor(Executor):
         self._waiting.clear()
         self._results.clear()
         self._tries.clear()
+        self._recipe = None
         if self._beats is not None:
             ray.kill(self._beats)
             self._beats = None
@@ -189,6 +202,7 @@ class RayExecutor(Executor):
         if self._owned:
             if self.address is not None:
                 _check_reachable(self.address)
+            terminated = signal.getsignal(signal.SIGTERM)
             try:
                 ray.init(
                     address=self.address or "local",
@@ -200,6 +214,9 @@ class RayExecutor(Executor):
             except (ConnectionError, RuntimeError, ValueError) as error:
                 where = f"the Ray cluster {self.address!r} can't be reached" if self.address else "Ray can't start on this machine"
                 raise ConfigurationError(f"{where}: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+            finally:
+                if threading.current_thread() is threading.main_thread() and terminated is not None:
+                    signal.signal(signal.SIGTERM, terminated)  # Ray's own would end the process without a word
         self._connected = True
 
     def _gpus_of_a_child(self, arguments: Mapping[str, Any]) -> float:
@@ -216,6 +233,8 @@ class RayExecutor(Executor):
             gpus = float(several) if accelerator != "cpu" and ray.cluster_resources().get("GPU") else 0.0
         else:
             gpus = float(self.gpus_per_child)
+        if gpus > 1 and gpus != int(gpus):
+            raise ConfigurationError(f"gpus_per_child={gpus:g}: give a fraction of one GPU, or a whole number of them")
         if not gpus and accelerator in ("gpu", "cuda"):
             raise ConfigurationError(f"accelerator={accelerator} needs GPUs, and the children get none: see the cluster and gpus_per_child")
         return 0.0 if accelerator == "cpu" else gpus
@@ -229,7 +248,7 @@ class RayExecutor(Executor):
         self._beats = ray.remote(Beats).options(num_cpus=0, max_restarts=-1).remote()
         self._asked_beats: list[Any] = []
         self._recipe = ray.put(pickled)
-        self._prepared = ray.get_runtime_context().get_node_id()
+        self._prepared = ""
         self._numbers, self._false_starts = count(), 0
         self._started = self._heard = time.monotonic()
         self._recount()
@@ -254,7 +273,8 @@ class RayExecutor(Executor):
 
         self._counted = time.monotonic()
         resources = ray.cluster_resources()
-        room = [resources.get(name, 0.0) // need for name, need in (("CPU", self.cpus_per_child), ("GPU", self._gpus)) if need]
+        needs = (("CPU", self.cpus_per_child), ("GPU", self._gpus))
+        room = [times(need, resources.get(name, 0.0)) for name, need in needs if need]
         target = int(min([*room, self.workers or float("inf")])) if room or self.workers else 1
         for crew in [crew for crew in self._crews if not crew.up][: max(0, len(self._crews) - target)]:
             self._remove(crew)
@@ -266,10 +286,10 @@ class RayExecutor(Executor):
                     cpus=self.cpus_per_child / self._size,
                     gpus=self._gpus / self._size,
                     beats=self._beats,
-                    recipe=self._recipe,
-                    prepared=self._prepared,
                 )
             )
+            if self._prepared:
+                self._crews[-1].set_up(self._recipe, self._prepared)
 
     def _hand_out(self) -> None:
         """Gives waiting requests to workers that are ready."""
@@ -398,6 +418,11 @@ def _check_reachable(address: str) -> None:
         raise ConfigurationError(
             f"the Ray cluster {address} can't be reached ({error}): see `ray status`, or give another address"
         ) from error
+
+
+def times(need: float, has: float) -> int:
+    """Returns how often an amount fits into another one, in Ray's units of a ten-thousandth: five times 0.2 are one."""
+    return round(has * 10_000) // max(1, round(need * 10_000))
 
 
 def _key(request: Request) -> int:

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 import torch
 
-from lightning_lemonade.errors import LemonadeError, SearchError
+from lightning_lemonade.errors import ConfigurationError, LemonadeError, SearchError
 from lightning_lemonade.evaluation import EvaluationRequest, Evaluator, Recipe, Tested, TestRequest
+from lightning_lemonade.evaluation.failures import in_one_line
 from lightning_lemonade.ranks import Ranks, launch
 
 BEAT = 5.0
@@ -114,13 +115,24 @@ class Worker:
                 os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         try:
             recipe: Recipe = pickle.loads(pickled)  # noqa: S301 (the controller's own)
+        except Exception as error:
+            return Answer(
+                error=ConfigurationError(
+                    f"a worker on {socket.gethostname()} can't read the search ({in_one_line(error)}): install there what it imports, or "
+                    f"set PYTHONPATH where `ray start` is called"
+                )
+            )
+        try:
             self._ranks: Ranks = launch(recipe.trainer_arguments)
+        except LemonadeError as error:
+            return Answer(error=_plain(error), lost=len(places) > 1)  # its port may have been taken in between
+        try:
             here = ray.get_runtime_context().get_node_id()
             self._evaluator: Evaluator = recipe.evaluator(
                 lambda action, *, per_node: _prepare(action, needed=per_node and here != prepared)
             )
-        except LemonadeError as error:
-            return Answer(error=error)
+        except (Exception, SystemExit) as error:
+            return Answer(error=_plain(error))
         return Answer(Facts({task: data.checksums for task, data in self._evaluator.tasks.items()}, socket.gethostname()))
 
     def evaluate(self, request: EvaluationRequest | TestRequest, threads: int) -> Answer:
@@ -135,16 +147,24 @@ class Worker:
             if isinstance(request, EvaluationRequest):
                 return Answer(self._ranks.evaluate(self._evaluator, request))
             return Answer(Tested(request.id, self._ranks.measure_test(self._evaluator, request)))
-        except LemonadeError as error:
-            return Answer(error=error, lost=isinstance(error, SearchError))
+        except (Exception, SystemExit) as error:
+            return Answer(error=_plain(error), lost=isinstance(error, SearchError))
 
     def follow(self, threads: int) -> Answer:
         """Takes part in what the process of rank 0 is asked, until it is lost."""
         torch.set_num_threads(threads)
         try:
             return Answer(self._ranks.follow(self._evaluator))
-        except LemonadeError as error:
-            return Answer(error=error, lost=True)
+        except (Exception, SystemExit) as error:
+            return Answer(error=_plain(error), lost=True)
+
+
+def _plain(error: BaseException) -> LemonadeError:
+    """Returns an error of ours with the same text: one of a user's class may not be fit to travel."""
+    for kind in type(error).__mro__:
+        if kind.__module__ == LemonadeError.__module__:
+            return cast(LemonadeError, kind(str(error)))
+    return SearchError(in_one_line(error))
 
 
 def _beat(number: int, beats: Any) -> None:  # noqa: ANN401

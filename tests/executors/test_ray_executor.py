@@ -130,6 +130,25 @@ def test_what_the_cluster_cannot_give_is_told_at_once(cluster, tmp_path, executo
     assert not (tmp_path / "run").exists()
 
 
+def test_fractions_are_counted_as_ray_counts_them():
+    assert [ray_executor.times(need, 1.0) for need in (0.1, 0.2, 0.3, 0.5, 1.0)] == [10, 5, 3, 2, 1]
+
+
+def test_workers_wait_for_prepare_data(cluster, tmp_path):
+    class Slow(DigitsDataModule):
+        file = tmp_path / "downloaded"
+
+        def prepare_data(self):
+            time.sleep(15)
+            self.file.touch()
+
+        def setup(self, stage):
+            assert self.file.exists()
+            super().setup(stage)
+
+    search(tmp_path / "run", RayExecutor(workers=1), Slow(), max_generations=1, accepted=1)
+
+
 def test_what_cannot_be_sent_is_told_at_once(cluster, tmp_path):
     data = DigitsDataModule()
     data.file = (tmp_path / "open").open("w")
@@ -140,9 +159,11 @@ def test_what_cannot_be_sent_is_told_at_once(cluster, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"max_retries": -1}, "max_retries of RayExecutor must be at least 0, got -1"),
+        ({"max_retries": -1}, "max_retries of RayExecutor must be a number of at least 0, got -1"),
         ({"gpus_per_child": -0.5}, "gpus_per_child"),
         ({"workers": 0}, "workers"),
+        ({"cpus_per_child": "2"}, "cpus_per_child"),
+        ({"gpus_per_child": float("inf")}, "gpus_per_child"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_named(arguments, text):
@@ -203,7 +224,8 @@ def test_an_interrupted_search_leaves_no_process_and_goes_on(tmp_path, number):
     program.send_signal(number)
     assert program.wait(60) != 0
     _, alive = psutil.wait_procs(others, 30)
-    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    # Ray's own agents look only every minute whether the node is still there
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE and "Agent" not in name_of(process)]
     done = {candidate.id for candidate in History.open(tmp_path / "run").candidates() if candidate.state == "evaluated"}
     assert done
     history = search(tmp_path / "run", asynchronous=True, max_generations=8)  # resumed elsewhere: here
