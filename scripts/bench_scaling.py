@@ -61,6 +61,7 @@ MEDIAN, SIGMA = 20.0, 0.8
 STARTS, PROPOSALS = 4, 4
 """Starting networks of the space, and proposals for each child."""
 LIMITS = {"params": 1e5}
+MOST_SLOTS = 4096
 MODES = {False: "synchronous", True: "asynchronous"}
 
 
@@ -109,6 +110,10 @@ class Slots:
             await asyncio.wait_for(self._over.wait(), seconds)
         return pretend(request, seconds), began
 
+    async def begin(self) -> None:
+        """Lets children of another search sleep."""
+        self._over.clear()
+
     async def finish(self) -> None:
         """Wakes all up, and lets none sleep any more."""
         self._over.set()
@@ -156,17 +161,19 @@ class SimulatedExecutor(Executor):
         """Starts Ray and the actor."""
         import ray  # noqa: PLC0415 (an extra)
 
-        if not ray.is_initialized():  # one for all searches of this program; it ends with it
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=2**29)
+        if not ray.is_initialized():  # one for all searches of this program, with one actor, which takes long to import everything
+            quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+            ray.init(address="local", namespace="bench_scaling", object_store_memory=2**29, **quiet)
         self._connected = True
-        self._slots = ray.remote(Slots).options(num_cpus=0, max_concurrency=2 * self.count).remote()
+        options = {"name": "slots", "get_if_exists": True, "lifetime": "detached", "num_cpus": 0, "max_concurrency": MOST_SLOTS}
+        self._slots = ray.remote(Slots).options(**options).remote()
         return Ranks(0)
 
     def open(self, ranks: Ranks, evaluator: Evaluator) -> None:
         """Waits until the actor has imported everything."""
         import ray  # noqa: PLC0415
 
-        ray.get(self._slots.__ray_ready__.remote())
+        ray.get(self._slots.begin.remote())
 
     @property
     def slots(self) -> int:
@@ -212,11 +219,9 @@ class SimulatedExecutor(Executor):
         return evaluation  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Ends the actor."""
-        import ray  # noqa: PLC0415
-
+        """Wakes who still sleeps."""
         if self._connected:
-            ray.kill(self._slots)
+            self._slots.finish.remote()
             self._connected = False
 
 

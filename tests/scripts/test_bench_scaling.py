@@ -21,7 +21,7 @@ def script():
 
 
 def test_a_short_form_measures_both_modes(tmp_path):
-    short = ["slots", "--slots", "6", "--scale", "0.05", "--turns", "4", "--generations", "2"]
+    short = ["slots", "--slots", "6", "--scale", "0.03", "--turns", "4", "--generations", "2"]
     command = [sys.executable, str(SCRIPT), *short, "--csv", str(tmp_path / "out.csv"), "--plot", str(tmp_path / "out.svg")]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
