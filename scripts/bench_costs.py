@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,11 +144,11 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def show_memory(width: int, size: int) -> None:
+def show_memory(width: int, size: int, kinds: Iterable[str] = tuple(MEMORY_KINDS)) -> None:
     """Prints the peak memory of a plain pass and of transfers, each in a fresh process, with two settings of the C library's allocator."""
     eager = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "0"}
     rows = []
-    for what in ("pass", *MEMORY_KINDS):
+    for what in ("pass", *kinds):
         row = []
         for setting in (eager, {}):
             command = [sys.executable, __file__, what, str(width), str(size)]

@@ -324,7 +324,7 @@ def run(settings: argparse.Namespace) -> None:
     if "cost" in settings.parts:
         show_proposals(sixty_nodes(), 0.5 if settings.short else 5.0)
     if "memory" in settings.parts:
-        show_memory(*((24, 16) if settings.short else (144, 128)))
+        show_memory(24, 16, ["prune_filters"]) if settings.short else show_memory(144, 128)
 
 
 def main() -> None:

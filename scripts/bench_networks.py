@@ -8,9 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from sklearn.datasets import load_digits
 from torch import Tensor, fx, nn
-from torchvision.datasets import CIFAR10
 
 from lightning_lemonade.graph import (
     Activation,
@@ -29,7 +27,6 @@ from lightning_lemonade.graph import (
     build,
     initialise,
 )
-from lightning_lemonade.module import cosine
 
 CROP = 4
 
@@ -58,12 +55,16 @@ def load_data(root: Path | None, images: int, tests: int) -> Data:
         tests: how many test images to use, of CIFAR-10.
     """
     if root is None:
+        from sklearn.datasets import load_digits  # noqa: PLC0415 (as below: what a process that measures memory needn't import)
+
         x, y = load_digits(return_X_y=True)
         values, classes = torch.tensor(x, dtype=torch.float32).reshape(-1, 1, 8, 8), torch.tensor(y)
         order = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))
         values = (values - 4.9) / 6.0
         first, last = order[:1200], order[1200:]
         return Data("digits", (values[first], classes[first]), (values[last], classes[last]), augment=False)
+    from torchvision.datasets import CIFAR10  # noqa: PLC0415
+
     parts = []
     for train, count in ((True, images), (False, tests)):
         whole = CIFAR10(str(root), train=train)
@@ -157,6 +158,8 @@ def trained(name: str, data: Data, seed: int, epochs: int, folder: Path | None =
         epochs: how long.
         folder: where trained weights are kept and looked for.
     """
+    from lightning_lemonade.module import cosine  # noqa: PLC0415
+
     spec = make(name, data)
     torch.manual_seed(seed)
     network = build(spec)

@@ -34,10 +34,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_lemonade import LemonadeTrainer
-from lightning_lemonade.datamodules import DigitsDataModule
-from lightning_lemonade.history import DATABASE, History
-
 HERE = Path(__file__).parent
 SHIM = "LEMONADE_CHAOS_SHIM"
 SETTINGS = {"proposals": 6, "accepted": 2, "epochs": 1, "initial_epochs": 1, "limit_train_batches": 2, "accelerator": "cpu"}
@@ -80,6 +76,9 @@ class Tally:
 
 def search(run_dir: Path, generations: int, seed: int) -> None:
     """Runs the search, or goes on with it."""
+    from lightning_lemonade import LemonadeTrainer  # noqa: PLC0415 (here and below: after `preload`, which begins this script anew)
+    from lightning_lemonade.datamodules import DigitsDataModule  # noqa: PLC0415
+
     LemonadeTrainer(run_dir=run_dir, max_generations=generations, seed=seed, **SETTINGS).search(DigitsDataModule())  # type: ignore[arg-type]
 
 
@@ -136,6 +135,8 @@ def killed_at(work: Callable[[], None], directory: Path, operation: int, mode: i
 
 def recorded(run_dir: Path) -> dict[int, tuple[object, ...]]:
     """Returns what is recorded for good: everything of candidates that were evaluated or failed, read as it lies there."""
+    from lightning_lemonade.history import DATABASE, History  # noqa: PLC0415
+
     if not (run_dir / DATABASE).exists():
         return {}
     history = History.open(run_dir)
@@ -149,6 +150,8 @@ def recorded(run_dir: Path) -> dict[int, tuple[object, ...]]:
 
 def final(run_dir: Path) -> dict[str, object]:
     """Returns what two runs of one seed must have in common."""
+    from lightning_lemonade.history import History  # noqa: PLC0415
+
     history = History.open(run_dir)
     files = {
         str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix == ".safetensors" else ""
@@ -301,6 +304,9 @@ def main() -> int:
     parser.add_argument("--only", choices=["random", "sweep"])
     arguments = parser.parse_args()
     preload()
+    import lightning_lemonade.datamodules  # noqa: PLC0415 (once, rather than in each fork)
+    import lightning_lemonade.run  # noqa: F401, PLC0415
+
     losses = 0
     for name, campaign in (("random", random_campaign), ("sweep", sweep_campaign)):
         if arguments.only in (None, name):

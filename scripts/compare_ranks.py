@@ -52,12 +52,18 @@ def compared(one: dict[int, list[float]], several: dict[int, list[float]]) -> li
 
 
 def trained(arguments: argparse.Namespace, devices: int, directory: Path) -> dict[int, list[float]]:
-    """Returns the errors that a program of its own finds, since one that has several processes can't have one again."""
+    """Returns the errors; of several processes those that a program of its own finds, since one that has them can't have one again."""
+    if devices == 1:
+        return errors(directory, arguments.seeds, arguments.epochs, accelerator=_accelerator(1), devices=1)
     out = directory / f"{devices}.json"
     options = [f"--{name}={value}" for name, value in vars(arguments).items() if name in {"seeds", "epochs"}]
     more = ["--sync_batchnorm"] if arguments.sync_batchnorm and devices > 1 else []
     subprocess.run([sys.executable, __file__, *options, *more, f"--devices={devices}", f"--worker={out}"], check=True)
     return {int(params): values for params, values in json.loads(out.read_text()).items()}
+
+
+def _accelerator(devices: int) -> str:
+    return "gpu" if torch.cuda.device_count() >= devices else "cpu"
 
 
 def main() -> int:
@@ -70,9 +76,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where the rows are written, too")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     if arguments.worker:
-        torch.set_num_threads(1)
-        accelerator = "gpu" if torch.cuda.device_count() >= arguments.devices else "cpu"
+        accelerator = _accelerator(arguments.devices)
         more = {"sync_batchnorm": True} if arguments.sync_batchnorm else {}
         found = errors(
             arguments.worker.parent, arguments.seeds, arguments.epochs, accelerator=accelerator, devices=arguments.devices, **more

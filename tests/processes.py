@@ -1,9 +1,14 @@
 """Programs of a test that are several processes."""
 
 import os
+import runpy
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+import traceback
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -15,15 +20,86 @@ def environment():
     return clean | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), clean.get("PYTHONPATH", "")])}
 
 
+class Reader(threading.Thread):
+    """Reads the end of a pipe."""
+
+    def __init__(self, end):
+        super().__init__(daemon=True)
+        self._end, self.text = end, ""
+        self.start()
+
+    def run(self):
+        with os.fdopen(self._end) as file:
+            self.text = file.read()
+
+
+class Forked:
+    """A program as a fork of this process, which has imported what takes a new interpreter ten seconds; what `subprocess.Popen` would be.
+
+    Args:
+        program: the file, and its arguments.
+        cwd: as Popen's.
+        start_new_session: as Popen's.
+    """
+
+    def __init__(self, program, *, cwd=".", start_new_session=False):
+        self.args, self.returncode = program, None
+        pipes = [os.pipe() for _ in range(2)]
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                code = self._program([end for _, end in pipes], cwd, start_new_session)
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        for _, end in pipes:
+            os.close(end)
+        self._readers = [Reader(end) for end, _ in pipes]
+
+    def _program(self, ends, cwd, start_new_session):
+        for descriptor, end in enumerate(ends, 1):
+            os.dup2(end, descriptor)
+            os.close(end)
+        sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.chdir(cwd)
+        if start_new_session:
+            os.setsid()
+        os.environ.clear()
+        os.environ.update(environment())
+        sys.argv, sys.path = self.args, [str(Path(self.args[0]).parent), *sys.path]
+        try:
+            runpy.run_path(self.args[0], run_name="__main__")
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                sys.stderr.write(end.code)
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
+        return 0
+
+    def communicate(self, timeout):
+        deadline = time.monotonic() + timeout
+        for reader in self._readers:  # until it and all that it has started have closed them
+            reader.join(max(0.0, deadline - time.monotonic()))
+            if reader.is_alive():
+                raise subprocess.TimeoutExpired(self.args, timeout)
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        return [reader.text for reader in self._readers]
+
+    def kill(self):
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+
 def started(*arguments, **options):
-    """Starts a program; Python's own where the first argument is a file or an option of it."""
+    """Starts a Python program, or what follows an option of Python's own."""
+    program = [str(argument) for argument in arguments]
+    if not program[0].startswith("-"):
+        return Forked(program, **options)
     return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-        **options,
+        [sys.executable, *program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), **options
     )
 
 

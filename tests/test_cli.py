@@ -1,7 +1,6 @@
 """The command line. Tests of arguments have a stand-in for the trainer; `show` reads real histories, and the last test searches."""
 
 import json
-import os
 import subprocess
 import sys
 import types
@@ -279,7 +278,7 @@ def test_show_imports_no_lightning(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_tiny_search(tmp_path: Path) -> None:
+def test_a_tiny_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-c", "import sys; from lightning_lemonade.cli import main; sys.exit(main())"]
     small = ["--max_generations", "1", "--proposals", "4", "--accepted", "2", "--epochs", "1", "--initial_epochs", "1"]
     run = str(tmp_path / "run")
@@ -287,14 +286,13 @@ def test_a_tiny_search(tmp_path: Path) -> None:
     done = subprocess.run(search, check=False, capture_output=True, text=True, timeout=500, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert run in done.stdout
-    shown = subprocess.run([*command, "show", run, "--json"], check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr
-    summary = json.loads(shown.stdout)
+    assert cli.main(["show", run, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
     assert len(summary["hypervolume"]) == 2
     assert summary["front"]
 
 
-def test_a_configuration_file_of_two_tasks(tmp_path: Path) -> None:
+def test_a_configuration_file_of_two_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "two.yaml").write_text("""
 objectives: [error/first, error/second, params]
 max_generations: 1
@@ -307,18 +305,11 @@ tasks:
   first: {class_path: DigitsDataModule, init_args: {batch_size: 128}}
   second: {class_path: DigitsDataModule, init_args: {seed: 1}}
 """)
-    command = [sys.executable, "-c", "import sys; from lightning_lemonade.cli import main; sys.exit(main())"]
-    done = subprocess.run(
-        [*command, "search", "--config", "two.yaml"],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        cwd=tmp_path,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert all(title in done.stdout for title in ("error/first", "error/second", "test error/second"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main(["search", "--config", "two.yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert all(title in printed for title in ("error/first", "error/second", "test error/second"))
     history = History.open(tmp_path / "run")
     assert history.tasks == ("first", "second")
     assert history.config["training"]["label_smoothing"] == 0.1

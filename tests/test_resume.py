@@ -7,14 +7,12 @@ import re
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
-import textwrap
 import time
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
+import processes
 import pytest
 import pytorch_lightning as pl
 from events import Events
@@ -325,12 +323,16 @@ def test_a_second_ctrl_c_is_heard_of_by_callbacks_too(tmp_path):
 
 
 def test_a_killed_search_is_shown_as_interrupted(tmp_path, capsys):
-    program = f"import sys, os; sys.path[:0] = [{str(Path(__file__).parent)!r}]; import test_resume\n"
-    program += "test_resume.search('run', callbacks=[test_resume.Kills()])"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=tmp_path, check=False)
+    done = program(tmp_path, "import test_resume; test_resume.search('run', callbacks=[test_resume.Kills()])")
     assert done.returncode == -signal.SIGKILL
     assert cli.main(["show", str(tmp_path / "run")]) == 0
     assert "status: interrupted when process" in capsys.readouterr().out
+
+
+def program(directory, text, *arguments):
+    """Runs a program in a directory, as another process."""
+    (directory / "program.py").write_text(text)
+    return processes.run(directory / "program.py", *arguments, cwd=directory)
 
 
 class Kills(SearchCallback):
@@ -409,7 +411,6 @@ def test_a_low_disk_is_told_once(tmp_path, monkeypatch):
 
 FULL = """
 import resource, signal, sys
-sys.path[:0] = sys.argv[2:]
 import test_resume
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
@@ -424,8 +425,7 @@ except LemonadeError as error:
 
 def test_a_full_disk_stops_a_search_that_goes_on_when_there_is_space(whole, tmp_path):
     """The database grows beyond the limit."""
-    program = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FULL), "90000", str(Path(__file__).parent)]
-    done = subprocess.run(program, cwd=tmp_path, check=False, capture_output=True, text=True)
+    done = program(tmp_path, FULL, 90000)
     assert done.returncode == 7, done.stdout + done.stderr
     assert len(done.stdout.strip().splitlines()) == 1
     assert "can't be written" in done.stdout
@@ -469,8 +469,7 @@ sys.exit(cli.main(sys.argv[3:]))
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_command_and_resume_goes_on(whole, tmp_path, number, code, capsys):
     arguments = ["search", "--run_dir", "run", "--data", "lightning_lemonade.datamodules.DigitsDataModule", *FLAGS]
-    program = [sys.executable, "-W", "ignore", "-c", SENDS, str(int(number)), "2", *arguments]
-    done = subprocess.run(program, cwd=tmp_path, check=False, capture_output=True, text=True)
+    done = program(tmp_path, SENDS, int(number), 2, *arguments)
     assert done.returncode == code, done.stdout + done.stderr
     assert "go on with: lightning-lemonade resume run" in done.stderr
     assert "Traceback" not in done.stderr

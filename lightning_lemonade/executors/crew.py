@@ -1,5 +1,6 @@
 """Crew: the processes that evaluate one child at a time, on a Ray cluster."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ class Crew:
     Attributes:
         numbers: as above.
         request: what it works on; whoever takes the result sets it to None.
-        since: when it began that, on the monotonic clock.
+        since: when it began that, or to run, or to set up its data, on the monotonic clock.
         up: whether all its processes run.
         ready: whether its data is set up.
     """
@@ -49,6 +50,7 @@ class Crew:
             recipe: reference to the pickled recipe.
             prepared: the node on which `prepare_data` has run.
         """
+        self.since = time.monotonic()
         self._starting = [actor.start.remote(recipe, prepared, rank, *self._where) for rank, actor in enumerate(self._actors)]
 
     @property
@@ -56,18 +58,17 @@ class Crew:
         """References to what it is doing; if one is done, `take` it."""
         return [*self._places, *self._starting, *self._following, *self._working]
 
-    def begin(self, request: Request, reference: Any, threads: int, now: float) -> None:  # noqa: ANN401
+    def begin(self, request: Request, reference: Any, threads: int) -> None:  # noqa: ANN401
         """Begins work on a request.
 
         Args:
             request: what is asked.
             reference: to the same in the object store.
             threads: torch's.
-            now: on the monotonic clock.
         """
         if not self._following:
             self._following = [actor.follow.remote(threads) for actor in self._actors[1:]]
-        self.request, self.since = request, now
+        self.request, self.since = request, time.monotonic()
         self._working = [self._actors[0].evaluate.remote(reference, threads)]
 
     def take(self, reference: Any) -> tuple[str, Any]:  # noqa: ANN401
@@ -82,7 +83,7 @@ class Crew:
         value = ray.get(reference)
         if reference in self._places:
             self._places.remove(reference)
-            self.up = not self._places
+            self.up, self.since = not self._places, time.monotonic()
             return "up", value
         if reference in self._starting:
             self._starting.remove(reference)

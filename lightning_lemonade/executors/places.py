@@ -15,7 +15,7 @@ from pytorch_lightning.accelerators import Accelerator, AcceleratorRegistry
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.executors.executor import Executor
 from lightning_lemonade.executors.inline import InlineExecutor
-from lightning_lemonade.executors.ray_executor import RayExecutor, _devices, _of_one_node, times
+from lightning_lemonade.executors.ray_executor import RayExecutor, _devices, _of_one_node, nodes_alive, room_for_children
 
 REACHED_WITHIN = 3.0
 """Seconds in which a cluster's address must answer; Ray itself would try for twenty."""
@@ -125,8 +125,8 @@ def _of_ray(executor: RayExecutor, arguments: Mapping[str, Any]) -> Places:
     else:
         gpus = 0.0
     size = _devices(arguments, gpus)
-    _of_one_node(arguments, size)
-    room = sum(_room(node, executor.cpus_per_child, gpus) for node in nodes)
+    _of_one_node(arguments, size, gpus)
+    room = sum(room_for_children(node, executor.cpus_per_child, gpus) for node in nodes)
     if nodes and not room and (has_gpus or not gpus):
         notes.append(f"{name} has no room for a child of {executor.cpus_per_child:g} CPU and {gpus:g} GPU: there a search would refuse it")
     slots = min(room or (executor.workers or 1), executor.workers or room or 1)
@@ -213,7 +213,7 @@ def _nodes_of_cluster(address: str | None) -> tuple[list[Mapping[str, float]], s
     import ray  # noqa: PLC0415
 
     if ray.is_initialized():
-        return _alive(), "the Ray cluster", []
+        return nodes_alive(), "the Ray cluster", []
     if address is None:  # begun anew on this machine, with all that Ray finds there
         here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
         return [here], "this machine", []
@@ -222,7 +222,7 @@ def _nodes_of_cluster(address: str | None) -> tuple[list[Mapping[str, float]], s
         _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
         try:
-            return _alive(), name, []
+            return nodes_alive(), name, []
         finally:
             ray.shutdown()
     except (OSError, RuntimeError, ValueError) as error:
@@ -230,22 +230,11 @@ def _nodes_of_cluster(address: str | None) -> tuple[list[Mapping[str, float]], s
         return [], name, [f"{name} can't be reached from here, so nothing is known of its machines ({why})"]
 
 
-def _alive() -> list[Mapping[str, float]]:
-    import ray  # noqa: PLC0415
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
 def _knock(address: str) -> None:
     """Raises an OSError if nobody listens at an address `host:port`."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=REACHED_WITHIN).close()
-
-
-def _room(node: Mapping[str, float], cpus: float, gpus: float) -> int:
-    """Returns how many children a machine has room for."""
-    return int(min((times(need, node.get(name, 0.0)) for name, need in (("CPU", cpus), ("GPU", gpus)) if need), default=1))
 
 
 def _children(count: int) -> str:

@@ -56,7 +56,8 @@ class RayExecutor(Executor):
         max_retries: how often a child is evaluated again whose process was lost.
         workers: how many children at a time; by default as many as there is room for, also in a cluster that grows.
         heartbeat_timeout: seconds of silence after which a process counts as lost.
-        start_timeout: seconds for which no process at all may have started.
+        start_timeout: seconds for which no process at all may have started; also how much longer than ten times what it takes here a
+            process may take to set up the data.
 
     Raises:
         ConfigurationError: if Ray isn't installed, or an argument can't be used.
@@ -116,7 +117,7 @@ class RayExecutor(Executor):
         self._gpus = self._gpus_of_a_child(recipe.trainer_arguments)
         self._size = _devices(recipe.trainer_arguments, self._gpus)
         self._limit = recipe.max_child_seconds
-        arguments = _of_one_node(recipe.trainer_arguments, self._size)
+        arguments = _of_one_node(recipe.trainer_arguments, self._size, self._gpus)
         try:
             pickled = _pickle(replace(recipe, trainer_arguments=arguments))
         except Exception as error:
@@ -135,6 +136,7 @@ class RayExecutor(Executor):
         self._torch_threads = torch.get_num_threads()
         self._checksums = {task: dict(data.checksums) for task, data in evaluator.tasks.items()}
         self._prepared = ray.get_runtime_context().get_node_id()
+        self._set_up_limit = self.start_timeout + 10 * (time.monotonic() - self._started)
         for crew in self._crews:  # not before `prepare_data` has run here: what it makes may be what they read
             crew.set_up(self._recipe, self._prepared)
 
@@ -242,10 +244,12 @@ class RayExecutor(Executor):
     def _begin(self, pickled: bytes) -> None:
         """Begins the first processes."""
         import ray  # noqa: PLC0415
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
 
         from lightning_lemonade.executors.worker import Beats  # noqa: PLC0415
 
-        self._beats = ray.remote(Beats).options(num_cpus=0, max_restarts=-1).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # lost with the search alone
+        self._beats = ray.remote(Beats).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
         self._asked_beats: list[Any] = []
         self._recipe = ray.put(pickled)
         self._prepared = ""
@@ -267,15 +271,11 @@ class RayExecutor(Executor):
 
     def _recount(self) -> None:
         """Begins as many processes as the cluster has room for; those that wait for room that is gone are given up."""
-        import ray  # noqa: PLC0415
-
         from lightning_lemonade.executors.crew import Crew  # noqa: PLC0415
 
         self._counted = time.monotonic()
-        resources = ray.cluster_resources()
-        needs = (("CPU", self.cpus_per_child), ("GPU", self._gpus))
-        room = [times(need, resources.get(name, 0.0)) for name, need in needs if need]
-        target = int(min([*room, self.workers or float("inf")])) if room or self.workers else 1
+        room = sum(room_for_children(node, self.cpus_per_child, self._gpus) for node in nodes_alive())
+        target = min(room, self.workers or room)
         for crew in [crew for crew in self._crews if not crew.up][: max(0, len(self._crews) - target)]:
             self._remove(crew)
         for _ in range(len(self._crews), target):
@@ -298,7 +298,14 @@ class RayExecutor(Executor):
         for crew in self._crews:
             if self._waiting and crew.ready and crew.request is None:
                 request = self._waiting.popleft()
-                crew.begin(request, ray.put(request), self._torch_threads, time.monotonic())
+                try:
+                    reference = ray.put(request)
+                except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
+                    raise SearchError(
+                        f"Ray has no room for the weights of another child ({_first_line(error)}): begin it with more "
+                        f"--object-store-memory, or free the disk that it spills to, and give the same command again to go on"
+                    ) from error
+                crew.begin(request, reference, self._torch_threads)
 
     def _take(self, crew: "Crew", reference: Any) -> None:  # noqa: ANN401
         """Takes what a worker says."""
@@ -382,6 +389,10 @@ class RayExecutor(Executor):
                 crew.request = None
                 self._lose(crew, "")
                 self._fail(request, Failure("time_limit", f"not done after {self._limit:.10g} seconds, nor {GRACE:g} seconds later"))
+            elif late and request is not None:
+                self._lose(crew, f"it wasn't done {now - crew.since:.0f} seconds later")
+            elif crew.up and not crew.ready and self._prepared and now - crew.since > self._set_up_limit:
+                self._lose(crew, f"its data wasn't set up {now - crew.since:.0f} seconds later, see start_timeout")
         if not self._asked_beats and now - self._heard > min(TICK * 5, self.heartbeat_timeout / 2):
             self._asked_beats = [self._beats.silence.remote()]
         if now - self._counted > RECOUNT:
@@ -393,11 +404,11 @@ class RayExecutor(Executor):
 
         self._asked_beats, self._heard = [], time.monotonic()
         try:
-            silence = ray.get(reference)
+            listened, silence = ray.get(reference)
         except ray.exceptions.RayError:  # who hears was lost, too, and is begun again
             return
-        for crew in list(self._crews):
-            longest = max(silence.get(number, 0.0) for number in crew.numbers)
+        for crew in [crew for crew in self._crews if crew.up]:
+            longest = max(silence.get(number, min(listened, self._heard - crew.since)) for number in crew.numbers)
             if longest > self.heartbeat_timeout:
                 self._lose(crew, f"nothing was heard of it for {longest:.0f} seconds")
 
@@ -418,6 +429,18 @@ def _check_reachable(address: str) -> None:
         raise ConfigurationError(
             f"the Ray cluster {address} can't be reached ({error}): see `ray status`, or give another address"
         ) from error
+
+
+def nodes_alive() -> list[Mapping[str, float]]:
+    """Returns what each machine of the cluster has, that this program is connected to."""
+    import ray  # noqa: PLC0415
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def room_for_children(node: Mapping[str, float], cpus: float, gpus: float) -> int:
+    """Returns how many children a machine has room for, each with some cores and GPUs; if they need neither, one."""
+    return min((times(need, node.get(name, 0.0)) for name, need in (("CPU", cpus), ("GPU", gpus)) if need), default=1)
 
 
 def times(need: float, has: float) -> int:
@@ -450,8 +473,10 @@ def _devices(arguments: Mapping[str, Any], gpus: float) -> int:
         raise ConfigurationError(f"devices={devices!r}: with Ray, give the number of devices of one child") from None
 
 
-def _of_one_node(arguments: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """Returns a trainer's arguments as the processes of one child take them."""
+def _of_one_node(arguments: Mapping[str, Any], size: int, gpus: float) -> dict[str, Any]:
+    """Returns a trainer's arguments as the processes of one child, that get some GPUs together, take them."""
+    if gpus and size != max(1, gpus):
+        raise ConfigurationError(f"devices={size} with gpus_per_child={gpus:g}: a child has one process for each GPU; give one of both")
     if int(arguments.get("num_nodes", 1)) > 1:
         raise ConfigurationError("num_nodes: with Ray, a child is trained on one machine, and several machines train several children")
     strategy = arguments.get("strategy", "auto")

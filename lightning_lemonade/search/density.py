@@ -1,8 +1,12 @@
 """The density of the population over its cheap objectives (paper, section 4)."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neighbors import KernelDensity
+
+if TYPE_CHECKING:
+    from sklearn.neighbors import KernelDensity
 
 Array = NDArray[np.float64]
 
@@ -28,7 +32,9 @@ class CheapDensity:
         self._scale = np.where(spread > 1e-9, spread, 1.0)
         count, dims = logs.shape
         bandwidth = count ** (-1.0 / (dims + 4))  # Scott's rule on standardised data
-        self._kde = KernelDensity(bandwidth=bandwidth).fit((logs - self._mean) / self._scale)
+        from sklearn import neighbors  # noqa: PLC0415 (seconds, which a process that never proposes saves)
+
+        self._kde = neighbors.KernelDensity(bandwidth=bandwidth).fit((logs - self._mean) / self._scale)
         self._floor = self._score(logs).min()
 
     def log_density(self, points: Array) -> Array:

@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from math import log, prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import BayesianRidge
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.search.candidate import Member, Outline, Proposal
 from lightning_lemonade.search.dominance import hypervolume
 from lightning_lemonade.search.knowledge import Knowledge
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 Array = NDArray[np.float64]
 
@@ -114,6 +115,10 @@ class ChangeModel:
         self._least = LEAST_SCALE * (bounds[1] - bounds[0])
         self._model: Pipeline | None = None
         if len(families) >= FEWEST_FAMILIES:
+            from sklearn.linear_model import BayesianRidge  # noqa: PLC0415 (as in density.py)
+            from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+            from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
             features = np.array([_features(parent, child, child.epochs) for parent, child in families])
             changes = [child.values[key] / self._scale(parent) - parent.values[key] / self._scale(parent) for parent, child in families]
             self._model = make_pipeline(StandardScaler(), BayesianRidge()).fit(features, np.array(changes))

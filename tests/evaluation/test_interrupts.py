@@ -13,11 +13,11 @@ from lightning_lemonade.evaluation.limit import OutOfTime, TimeLimit
 
 def test_a_limit_that_ends_while_a_process_is_forked_leaves_no_lock_behind():
     ended = 0
-    for _ in range(40):
+    for _ in range(10):
         try:
             with TimeLimit(1000).running():
                 signal.setitimer(signal.ITIMER_REAL, 2e-4, 30)
-                for _ in range(200):
+                for _ in range(20):
                     fork()
         except OutOfTime:
             ended += 1

@@ -180,7 +180,7 @@ def test_activations_are_pytorchs(name: str) -> None:
         (ops.Mix(), lambda a, b: a),
         (ops.Concat(), lambda a, b: torch.cat([a, b], 1)),
     ],
-    ids=repr,
+    ids=["add", "mul", "mix", "concat"],
 )
 def test_joins_of_two(op: ops.Op, expected: object) -> None:
     x = torch.randn(3, 2, 4, 4)

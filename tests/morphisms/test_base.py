@@ -207,7 +207,9 @@ def test_many_sites_are_the_same_change_at_each() -> None:
         assert kind(tuple(places)).rewrite(spec).structural_hash == step.structural_hash
 
 
-@pytest.mark.parametrize(("mutation", "net"), [(Widen(("n1", "n8", "n7")), tied_net), (Widen(("n3", "n1")), concat_net)], ids=str)
+@pytest.mark.parametrize(
+    ("mutation", "net"), [(Widen(("n1", "n8", "n7")), tied_net), (Widen(("n3", "n1")), concat_net)], ids=["tied", "concat"]
+)
 def test_many_sites_keep_the_function(mutation: Mutation, net: object) -> None:
     spec = tied_net() if net is tied_net else concat_net()
     state, x, child = uneven_state(spec), batch(spec), mutation.rewrite(spec)

@@ -1,12 +1,8 @@
-import subprocess
-import sys
-from pathlib import Path
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_morphisms.py"
+import programs
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], check=False, capture_output=True, text=True, timeout=300)
+def run(*arguments):
+    return programs.run_script("bench_morphisms.py", *arguments)
 
 
 def test_its_short_form_compares_every_way():

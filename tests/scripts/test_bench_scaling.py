@@ -1,9 +1,9 @@
 import csv
-import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import programs
 import pytest
 
 pytest.importorskip("ray")
@@ -22,8 +22,7 @@ def script():
 
 def test_a_short_form_measures_both_modes(tmp_path):
     short = ["slots", "--slots", "6", "--scale", "0.03", "--turns", "4", "--generations", "2"]
-    command = [sys.executable, str(SCRIPT), *short, "--csv", str(tmp_path / "out.csv"), "--plot", str(tmp_path / "out.svg")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    done = programs.run_script("bench_scaling.py", *short, "--csv", tmp_path / "out.csv", "--plot", tmp_path / "out.svg")
     assert done.returncode == 0, done.stderr
     with (tmp_path / "out.csv").open() as file:
         waiting_for_none, waiting = csv.DictReader(file)

@@ -1,8 +1,8 @@
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -51,25 +51,15 @@ def test_a_ladder_spreads_its_sizes():
 
 def test_the_short_form_compares_every_kind_of_method(tmp_path):
     methods = ["ours", "scratch-1", "uniform", "random-1", "nsga2-1", "ladder-1"]
-    command = [
-        str(SCRIPTS / "bench_search.py"),
-        "--data",
-        "digits",
-        "--minutes",
-        "0.01",
-        "--seeds",
-        "0",
-        "--out",
-        str(tmp_path / "points.csv"),
-    ]
-    done = subprocess.run([sys.executable, *command, "--methods", *methods], check=False, capture_output=True, text=True, timeout=300)
+    out = tmp_path / "points.csv"
+    command = ["bench_search.py", "--data=digits", "--minutes=0.01", "--seeds=0", f"--out={out}", "--methods", *methods]
+    done = programs.run_script(*command)
     assert done.returncode == 0, done.stderr[-2000:]
     for method in methods:
         assert f"seed 0 {method}: test hypervolume 0." in done.stdout
-        assert f",{method},0," in (tmp_path / "points.csv").read_text()
+        assert f",{method},0," in out.read_text()
     assert "error reference 0.3" in done.stdout
-    again = [sys.executable, *command, "--methods", *methods]
-    assert subprocess.run(again, check=False, capture_output=True, text=True, timeout=300).stdout == done.stdout
-    other = subprocess.run([*again, "--epochs", "2"], check=False, capture_output=True, text=True, timeout=300)
+    assert programs.run_script(*command).stdout == done.stdout
+    other = programs.run_script(*command, "--epochs", "2")
     assert other.returncode == 1
     assert "give another file" in other.stderr

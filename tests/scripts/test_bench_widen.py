@@ -1,13 +1,9 @@
-import subprocess
-import sys
-from pathlib import Path
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_widen.py"
+import programs
 
 
 def test_its_short_form_compares_the_ways():
     arguments = "--seeds 0 --epochs 1 --parent_epochs 1 --width 2"
-    done = subprocess.run([sys.executable, str(SCRIPT), *arguments.split()], check=False, capture_output=True, text=True, timeout=300)
+    done = programs.run_script("bench_widen.py", *arguments.split())
     assert done.returncode == 0, done.stderr[-2000:]
     for title in ("plain network, one layer", "plain network, all layers", "separable network, one layer", "separable network, all layers"):
         assert title in done.stdout

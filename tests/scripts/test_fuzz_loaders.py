@@ -1,14 +1,11 @@
 import re
-import subprocess
-import sys
-from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz_loaders.py"
+import programs
 
 
 def test_a_small_profile_finds_nothing():
     arguments = "--cases 300 --seed 1"
-    done = subprocess.run([sys.executable, str(SCRIPT), *arguments.split()], check=False, capture_output=True, text=True, timeout=600)
+    done = programs.run_script("fuzz_loaders.py", *arguments.split())
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "failures: 0" in done.stdout
     kinds = re.findall(r"^([a-z ]+?) +(\d+) +(\d+) +(\d+) +0 ", done.stdout, re.MULTILINE)

@@ -1,16 +1,14 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "search_two_tasks.py"
 ROOT = Path(os.environ.get("LEMONADE_DATA_ROOT", "none"))
 
 
 def searched(*arguments):
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], check=False, capture_output=True, text=True, timeout=300)
+    return programs.run_script("search_two_tasks.py", *arguments)
 
 
 def test_missing_data_is_told_with_what_to_do(tmp_path):
