@@ -275,7 +275,8 @@ class RayExecutor(Executor):
 
         self._counted = time.monotonic()
         room = sum(room_for_children(node, self.cpus_per_child, self._gpus) for node in nodes_alive())
-        target = min(room, self.workers or room)
+        counted = self.cpus_per_child or self._gpus  # else Ray has room for any number
+        target = min(room, self.workers or room) if counted else self.workers or room
         for crew in [crew for crew in self._crews if not crew.up][: max(0, len(self._crews) - target)]:
             self._remove(crew)
         for _ in range(len(self._crews), target):
@@ -349,7 +350,7 @@ class RayExecutor(Executor):
         if not ready:
             self._false_starts += 1
             if self._false_starts >= FALSE_STARTS * (len(self._crews) + 1):
-                raise SearchError(f"{self._false_starts} workers in a row died before they were ready, the last one with: {why}")
+                raise SearchError(f"{self._false_starts} workers in a row were lost before they were ready, the last one with: {why}")
         if request is not None:
             tries = self._tries[_key(request)] = self._tries.get(_key(request), 0) + 1
             if tries <= self.max_retries:

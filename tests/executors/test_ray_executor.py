@@ -93,7 +93,8 @@ def test_several_processes_train_each_child_together(cluster, tmp_path):
         def on_train_start(self):
             assert torch.distributed.get_world_size() == 2
 
-    history = search(tmp_path / "run", RayExecutor(), module=Together, max_generations=1, accepted=1, devices=2, strategy="ddp")
+    settings = {"max_generations": 1, "accepted": 1, "devices": 2, "strategy": "ddp", "limits": {"params": 3000}}
+    history = search(tmp_path / "run", RayExecutor(), module=Together, **settings)
     assert {candidate.state for candidate in history.candidates()} == {"evaluated"}
 
 
@@ -114,7 +115,18 @@ def test_other_data_on_another_machine_is_told(cluster, tmp_path):
         search(tmp_path / "run", RayExecutor(workers=1), Elsewhere())
 
 
-def test_workers_that_die_at_once_end_the_search(cluster, tmp_path, monkeypatch):
+class Patient(RayExecutor):
+    def open(self, ranks, evaluator):
+        super().open(ranks, evaluator)
+        self._set_up_limit = 3
+
+
+@pytest.mark.parametrize(
+    ("action", "why"),
+    [(lambda: os._exit(1), "RayError|ActorDied"), (lambda: time.sleep(1000), "its data wasn't set up")],
+    ids=["die", "hang"],
+)
+def test_workers_that_are_never_ready_end_the_search(cluster, tmp_path, monkeypatch, action, why):
     monkeypatch.setattr(ray_executor, "FALSE_STARTS", 1)
 
     class Deadly(DigitsDataModule):
@@ -122,11 +134,11 @@ def test_workers_that_die_at_once_end_the_search(cluster, tmp_path, monkeypatch)
 
         def setup(self, stage):
             if os.getpid() != self.here:
-                os._exit(1)
+                action()
             super().setup(stage)
 
-    with pytest.raises(SearchError, match="workers in a row died before they were ready"):
-        search(tmp_path / "run", RayExecutor(workers=1), Deadly())
+    with pytest.raises(SearchError, match=f"workers in a row were lost before they were ready, the last one with: .*({why})"):
+        search(tmp_path / "run", Patient(workers=1), Deadly())
 
 
 @pytest.mark.parametrize(
