@@ -37,7 +37,12 @@ def launched(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_torchrun(tmp_path_factory):
-    """Two machines, each with one process; a test below has both on one."""
+    directory = tmp_path_factory.mktemp("torchrun") / "run"
+    return directory, results(processes.run(*processes.torchrun(PROGRAM, "look", directory, TWO)))
+
+
+@pytest.fixture(scope="module")
+def two_nodes(tmp_path_factory):
     directory, port = tmp_path_factory.mktemp("nodes") / "run", processes.free_port()
     arguments = (PROGRAM, "look", directory, json.dumps({"devices": 1, "num_nodes": 2}))
     agents = [processes.started(*processes.torchrun(*arguments, nodes=2, node=node, port=port, per_node=1)) for node in (0, 1)]
@@ -45,7 +50,7 @@ def by_torchrun(tmp_path_factory):
     return directory, sorted((one for of_node in found for one in of_node), key=lambda one: one["rank"])
 
 
-@pytest.mark.parametrize("way", ["launched", "by_torchrun"])
+@pytest.mark.parametrize("way", ["launched", "by_torchrun", "two_nodes"])
 def test_two_processes_train_the_same_children_and_one_writes(request, way):
     directory, found = request.getfixturevalue(way)
     assert [one["rank"] for one in found] == [0, 1]
@@ -58,8 +63,8 @@ def test_two_processes_train_the_same_children_and_one_writes(request, way):
     assert [spec_hash for spec_hash, _ in found[0]["trained"]] == [candidate.hash for candidate in candidates]
 
 
-def test_however_the_processes_are_started_the_search_is_the_same(launched, by_torchrun):
-    assert evaluated(launched[0]) == evaluated(by_torchrun[0])
+def test_however_the_processes_are_started_the_search_is_the_same(launched, by_torchrun, two_nodes):
+    assert evaluated(launched[0]) == evaluated(by_torchrun[0]) == evaluated(two_nodes[0])
 
 
 def test_with_the_errors_of_one_device_the_search_takes_the_same_course(tmp_path):
@@ -142,10 +147,11 @@ def resumed(arguments, run_dir):
     assert all(candidate.state == "evaluated" for candidate in history.candidates())
 
 
-def test_a_process_that_is_killed_ends_one_that_hangs(tmp_path):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_ends_one_that_hangs(tmp_path, rank):
     flag = tmp_path / "flag"
-    done = killed((PROGRAM, "dying", tmp_path / "run", 0, "fit", flag, "hang"), flag)
-    assert "rank 1 can't go on: the process of rank 0" in done.stderr
+    done = killed((PROGRAM, "dying", tmp_path / "run", rank, "fit", flag, "hang"), flag)
+    assert f"rank {1 - rank} can't go on: the process of rank {rank}" in done.stderr
     assert "give the same command" in done.stderr
 
 

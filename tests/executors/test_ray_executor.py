@@ -224,7 +224,8 @@ PROGRAM = """
 """
 
 
-def test_an_interrupted_search_leaves_no_process_and_goes_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_search_leaves_no_process_and_goes_on(tmp_path, number):
     script = tmp_path / "program.py"
     script.write_text(textwrap.dedent(PROGRAM).format(run=str(tmp_path / "run"), settings=TINY | {"max_generations": 3}))
     clean = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONUNBUFFERED": "1"}
@@ -233,7 +234,7 @@ def test_an_interrupted_search_leaves_no_process_and_goes_on(tmp_path):
         assert line, program.stderr.read()[-3000:]
     others = psutil.Process(program.pid).children(recursive=True)
     assert workers_of(psutil.Process(program.pid))
-    program.send_signal(signal.SIGINT)
+    program.send_signal(number)
     assert program.wait(60) != 0
     # Ray's own agents look only every minute whether the node is still there
     assert not left_of([process for process in others if "Agent" not in name_of(process)], 30)

@@ -32,7 +32,7 @@ def _kinds_of_these_tests_go_again() -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.kind)
 def test_ours_pass(kind: type[Mutation]) -> None:
-    check_morphism(kind, examples=6)
+    check_morphism(kind, examples=8)
 
 
 @pytest.mark.parametrize(
