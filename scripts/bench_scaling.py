@@ -338,24 +338,29 @@ def write(rows: Sequence[Any], path: Path) -> None:
 
 def slots_main(arguments: argparse.Namespace) -> None:
     """Runs a search for each number of slots, asynchronously and synchronously."""
+    import ray  # noqa: PLC0415 (an extra)
+
     rows = []
-    for slots in arguments.slots:
-        for asynchronous in [mode == "asynchronous" for mode in arguments.modes]:
-            accepted = (arguments.accepted or slots) if asynchronous else slots
-            generations = math.ceil(slots * arguments.turns / accepted) if asynchronous else arguments.generations
-            with tempfile.TemporaryDirectory() as folder:
-                rows.append(
-                    simulated(
-                        slots,
-                        asynchronous=asynchronous,
-                        accepted=accepted,
-                        generations=generations,
-                        scale=arguments.scale,
-                        seed=arguments.seed,
-                        run_dir=Path(folder) / "run",
+    try:
+        for slots in arguments.slots:
+            for asynchronous in [mode == "asynchronous" for mode in arguments.modes]:
+                accepted = (arguments.accepted or slots) if asynchronous else slots
+                generations = math.ceil(slots * arguments.turns / accepted) if asynchronous else arguments.generations
+                with tempfile.TemporaryDirectory() as folder:
+                    rows.append(
+                        simulated(
+                            slots,
+                            asynchronous=asynchronous,
+                            accepted=accepted,
+                            generations=generations,
+                            scale=arguments.scale,
+                            seed=arguments.seed,
+                            run_dir=Path(folder) / "run",
+                        )
                     )
-                )
-            print(table(rows[-1:]) if len(rows) == 1 else table(rows[-1:]).splitlines()[1], flush=True)
+                print(table(rows[-1:]) if len(rows) == 1 else table(rows[-1:]).splitlines()[1], flush=True)
+    finally:
+        ray.shutdown()
     if arguments.csv:
         write(rows, arguments.csv)
     if arguments.plot:
