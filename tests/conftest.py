@@ -1,0 +1,19 @@
+import os
+import sys
+
+import pytest
+
+
+def pytest_xdist_auto_num_workers():
+    """One process more than there are cores: many tests wait for time to pass, or for processes that end."""
+    return min(4, (os.cpu_count() or 1) + 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_cluster_is_left():
+    """Files share a process, in an order that differs between machines: what one leaves running, another finds."""
+    yield
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+        pytest.fail("a test left its program connected to Ray")
