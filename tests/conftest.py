@@ -9,6 +9,12 @@ def pytest_xdist_auto_num_workers():
     return min(4, (os.cpu_count() or 1) + 1)
 
 
+def pytest_collection_modifyitems(items):
+    """Files are shared out in their order: begun last, those whose tests wait for other processes would leave all but one core idle."""
+    longest = ("test_ray_executor.py", "test_ranks.py", "test_chaos.py", "test_compare_ranks.py", "test_bench_morphisms.py")
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_cluster_is_left():
     """Files share a process, in an order that differs between machines: what one leaves running, another finds."""

@@ -279,13 +279,10 @@ def test_show_imports_no_lightning(tmp_path: Path) -> None:
 
 
 def test_a_tiny_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = [sys.executable, "-c", "import sys; from lightning_lemonade.cli import main; sys.exit(main())"]
     small = ["--max_generations", "1", "--proposals", "4", "--accepted", "2", "--epochs", "1", "--initial_epochs", "1"]
     run = str(tmp_path / "run")
-    search = [*command, "search", *small, "--run_dir", run, "--accelerator", "cpu"]
-    done = subprocess.run(search, check=False, capture_output=True, text=True, timeout=500, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert run in done.stdout
+    assert cli.main(["search", *small, "--run_dir", run, "--accelerator", "cpu"]) == 0
+    assert run in capsys.readouterr().out
     assert cli.main(["show", run, "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert len(summary["hypervolume"]) == 2

@@ -102,7 +102,7 @@ def test_candidates_are_read_only_for_callbacks_that_hear_of_them(tmp_path, monk
     assert History.open(tmp_path / "run").status == "finished"
 
 
-def test_the_same_seed_in_another_process_gives_the_same_history(run, tmp_path):
+def test_the_same_seed_in_another_process_gives_the_same_split_and_history(run, tmp_path):
     code = f"""
         import torch; torch.set_num_threads(1)
         from lightning_lemonade import LemonadeTrainer
@@ -110,7 +110,9 @@ def test_the_same_seed_in_another_process_gives_the_same_history(run, tmp_path):
         LemonadeTrainer(run_dir={str(tmp_path / "two")!r}, **{SMALL!r}).search(DigitsDataModule())
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, capture_output=True, timeout=300)
-    assert History.open(tmp_path / "two").digest() == History.open(run[0]).digest()
+    two, one = History.open(tmp_path / "two"), History.open(run[0])
+    assert two.config["tasks"] == one.config["tasks"]  # checksums of the split
+    assert two.digest() == one.digest()
 
 
 def test_another_seed_gives_another_history(run, tmp_path):

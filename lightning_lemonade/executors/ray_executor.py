@@ -17,6 +17,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_lemonade.beats import Beats
 from lightning_lemonade.errors import ConfigurationError, DataError, SearchError
 from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, Recipe
 from lightning_lemonade.executors.executor import Executor, Request, Result
@@ -245,8 +246,6 @@ class RayExecutor(Executor):
         """Begins the first processes."""
         import ray  # noqa: PLC0415
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
-
-        from lightning_lemonade.executors.worker import Beats  # noqa: PLC0415
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # lost with the search alone
         self._beats = ray.remote(Beats).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()

@@ -1,4 +1,4 @@
-"""What runs in the processes of a Ray cluster: one process of a child's evaluation, and who hears whether they are alive."""
+"""What runs in the processes of a Ray cluster: one process of a child's evaluation."""
 
 import fcntl
 import os
@@ -55,22 +55,6 @@ class Facts:
 
     checksums: Mapping[str, Mapping[str, str]]
     node: str
-
-
-class Beats:
-    """Hears signs of life. An actor beside the controller."""
-
-    def __init__(self) -> None:
-        self._heard, self._began = dict[int, float](), time.monotonic()
-
-    def beat(self, worker: int) -> None:
-        """Notes a sign of life."""
-        self._heard[worker] = time.monotonic()
-
-    def silence(self) -> tuple[float, dict[int, float]]:
-        """Returns for how many seconds this actor has listened, and heard nothing of each worker that it ever heard of."""
-        now = time.monotonic()
-        return now - self._began, {worker: now - heard for worker, heard in self._heard.items()}
 
 
 class Worker:

@@ -1,7 +1,5 @@
 """The digits: the split, the batches, the arguments."""
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -118,18 +116,6 @@ def test_split_leaves_the_global_generators_alone() -> None:
     DigitsDataModule().setup()
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.random.get_state()[1].tolist() == numpy_state
-
-
-def test_another_process_has_the_same_split() -> None:
-    program = (
-        "import importlib.util, sys\n"
-        "spec = importlib.util.spec_from_file_location('digits_test', sys.argv[1])\n"
-        "module = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(module)\n"
-        "print(module.fingerprint(module.DigitsDataModule(seed=5)))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program, __file__], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == fingerprint(DigitsDataModule(seed=5))
 
 
 def test_setup_happens_once() -> None:
