@@ -1,4 +1,4 @@
-"""The command line: `lightning-lemonade search`, `resume` and `show`."""
+"""The command line: `lightning-lemonade search`, `resume`, `polish` and `show`."""
 
 import inspect
 import json
@@ -74,16 +74,20 @@ def main(args: list[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
 
-def _run(args: list[str]) -> int:
-    if args[:1] == ["resume"] and len(args) > 1 and not args[1].startswith("-"):
+def _run(args: list[str], polish: str | None = None) -> int:
+    """Runs a command; `polish` is the time for which a run is polished in place of being searched."""
+    if args[:1] in (["resume"], ["polish"]) and len(args) > 1 and not args[1].startswith("-"):
         from lightning_lemonade.recorded import recorded_command  # noqa: PLC0415
 
-        with recorded_command(Path(args[1]), args[2:]) as config:
-            return _run(["search", "--config", str(config), *args[2:], "--run_dir", args[1]])
+        more, polish = (args[2:], None) if args[0] == "resume" else _without_time(args[2:])
+        with recorded_command(Path(args[1]), more) as config:
+            return _run(["search", "--config", str(config), *more, "--run_dir", args[1]], polish)
     search, show = Parser(description="Searches a Pareto front of networks."), Parser(description="Shows what a search found.")
     resume = Parser(description="Goes on with a search as it was started on the command line; takes the flags of search, too.")
-    for reader in (show, resume):
+    polisher = Parser(description="Trains a run's front on for --max_time DD:HH:MM:SS; takes the flags of search, too.")
+    for reader in (show, resume, polisher):
         reader.add_argument("run", type=str, help="run directory")
+    polisher.add_argument("--max_time", type=str, help="for how long")
     show.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     if args[:1] == ["search"]:  # Lightning's import takes seconds, and only a search needs it
         _prepare_search(search, args)
@@ -91,12 +95,15 @@ def _run(args: list[str]) -> int:
     commands = parser.add_subcommands(required=True, dest="command")
     commands.add_subcommand("search", search, help="search a Pareto front of networks")
     commands.add_subcommand("resume", resume, help="go on with an interrupted search")
+    commands.add_subcommand("polish", polisher, help="train the front of a run on")
     commands.add_subcommand("show", show, help="show a run")
     settings = parser.parse(args)
     if settings.command == "show":
         _show(settings.show.run, as_json=settings.show.json)
     elif settings.command == "resume":
         raise ConfigurationError("give the run directory first: lightning-lemonade resume RUN, and then flags")
+    elif settings.command == "polish":
+        raise ConfigurationError("give the run directory first: lightning-lemonade polish RUN --max_time DD:HH:MM:SS, and then other flags")
     else:
         if settings.search.tasks is not None and settings.search.data != search.get_defaults().data:
             raise ConfigurationError("data and tasks are both given: several data modules by name are tasks, one is data; give one of both")
@@ -104,8 +111,26 @@ def _run(args: list[str]) -> int:
             return 0
         command = json.loads(search.dump(settings.search, format="json"))
         command = {name: value for name, value in command.items() if name not in _NOT_RECORDED}
-        _search(_instantiated(parser, settings).search, command)
+        _search(_instantiated(parser, settings).search, command, polish)
     return 0
+
+
+def _without_time(args: Sequence[str]) -> tuple[list[str], str]:
+    """Returns arguments without `--max_time`, and its value: a polishing's own, which isn't the search's.
+
+    Raises:
+        ConfigurationError: if it isn't there.
+    """
+    left, times, following = list[str](), list[str](), iter(args)
+    for arg in following:
+        name, given, value = arg.partition("=")
+        if name == "--max_time":
+            times.append(value if given else next(following, ""))
+        else:
+            left.append(arg)
+    if not times:
+        raise ConfigurationError("polish needs --max_time: for how long the front is trained on, for instance 00:00:30:00 for half an hour")
+    return left, times[-1]
 
 
 def _instantiated(parser: Parser, settings: Namespace) -> Namespace:
@@ -160,7 +185,7 @@ def _own_names(trainer: "type[LemonadeTrainer]") -> set[str]:
     return {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
 
 
-def _search(settings: Namespace, command: Mapping[str, Any]) -> None:
+def _search(settings: Namespace, command: Mapping[str, Any], polish: str | None) -> None:
     import pytorch_lightning as pl  # noqa: PLC0415
     from pytorch_lightning.utilities.exceptions import SIGTERMException  # noqa: PLC0415
 
@@ -198,7 +223,7 @@ def _search(settings: Namespace, command: Mapping[str, Any]) -> None:
     trainer = LemonadeTrainer(callbacks=callbacks, **given)
     trainer.described["command"] = dict(command)
     with remembered(signal.SIGTERM, SIGTERMException):  # as Ctrl-C; Lightning sees to that within a training alone
-        trainer.search(data)
+        trainer.search(data) if polish is None else trainer.polish(data, max_time=polish)
     for summary, run_dir in ends:  # one; none where this isn't rank 0
         _print_run(summary, run_dir)
 

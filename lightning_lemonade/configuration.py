@@ -19,8 +19,8 @@ from typing import Any
 
 BUDGET = ("max_generations", "max_seconds")
 """Arguments that may be larger when a search is resumed; None is the largest."""
-TUNED = ("max_child_seconds", "max_failures")
-"""Arguments that may be others when a search is resumed: they are set anew when children failed by them."""
+TUNED = ("max_child_seconds", "max_failures", "polish")
+"""Arguments that may be others when a search is resumed: they are set anew when children failed by them, or the budget grows."""
 NOT_COMPARED = ("versions", "command", "executor", *TUNED)
 OURS = "lightning-lemonade"
 _PLACES = "places"

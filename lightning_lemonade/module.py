@@ -24,6 +24,7 @@ class Training:
     Attributes:
         epochs: of a child.
         initial_epochs: of a starting network.
+        polish_epochs: of a member of the front that is polished at the end of a search.
         learning_rate: the highest.
         momentum: of SGD (Nesterov).
         weight_decay: on all weights but learnt gates (of Mix and of relaxed activations).
@@ -37,6 +38,7 @@ class Training:
 
     epochs: int = 3
     initial_epochs: int = 20
+    polish_epochs: int = 8
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4

@@ -16,9 +16,11 @@ from lightning_lemonade.executors.places import Places, places_of
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import DATABASE
 from lightning_lemonade.run import hypervolume_bounds, starting_networks
-from lightning_lemonade.search.gain import work
+from lightning_lemonade.search.cost import work
 from lightning_lemonade.settings import SearchSettings
 
+START_SHARE = 0.5
+"""Share of the time that starting networks may take, where a time bounds a search."""
 WIDTH = 120
 """Characters of a line of a plan's text."""
 
@@ -137,9 +139,9 @@ def make_plan(settings: SearchSettings, evaluator: Evaluator) -> Plan:
         return sum(clock.seconds(spec, epochs, validations, places.processes) for clock in clocks.values())
 
     training = settings.training
+    initial = _that_fit(settings, sum(seconds(spec, 1, 1) for spec in specs) / places.slots)
     starts = tuple(
-        PlannedNetwork(spec.parameter_count, spec.macs, seconds(spec, training.initial_epochs, 1), seconds(spec, training.epochs, 2))
-        for spec in specs
+        PlannedNetwork(spec.parameter_count, spec.macs, seconds(spec, initial, 1), seconds(spec, training.epochs, 2)) for spec in specs
     )
     paces = {task: clock.large for task, clock in clocks.items()}
     child = sum(start.child_seconds for start in starts) / len(starts)
@@ -163,6 +165,32 @@ def make_plan(settings: SearchSettings, evaluator: Evaluator) -> Plan:
         notes=(),
     )
     return replace(plan, notes=tuple(_notes(plan, settings, evaluator)))
+
+
+def initial_epochs(settings: SearchSettings, evaluator: Evaluator, specs: Sequence[GraphSpec]) -> int:
+    """Returns for how many epochs starting networks are trained: fewer than `Training.initial_epochs` where these take too long.
+
+    Where a time bounds the search, a few steps are measured. Where several processes train a child, or on another machine, nothing is.
+
+    Args:
+        settings: of the search.
+        evaluator: with its data set up.
+        specs: the starting networks.
+    """
+    places = places_of(settings.executor, settings.trainer_arguments, torch.get_num_threads())
+    if settings.max_seconds is None or places.processes > 1 or not places.at_hand:
+        return settings.training.initial_epochs
+    clocks = [_Clock.measured(evaluator, task, specs, places) for task in evaluator.tasks]
+    epoch = sum(clock.seconds(spec, 1, 1, 1) for clock in clocks for spec in specs)
+    return _that_fit(settings, epoch / places.slots)
+
+
+def _that_fit(settings: SearchSettings, seconds: float) -> int:
+    """Returns how many initial epochs fit, at least as many as a child has; `seconds` are those of one epoch of all starting networks."""
+    training = settings.training
+    if settings.max_seconds is None:
+        return training.initial_epochs
+    return min(training.initial_epochs, max(training.epochs, int(START_SHARE * settings.max_seconds / seconds)))
 
 
 @dataclass(frozen=True)

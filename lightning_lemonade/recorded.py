@@ -19,7 +19,18 @@ _TIME = re.compile(r"\d+(:\d+){3}")
 _CODE = re.compile(r"[{}\[\]\n\r'\"&*!|>]|:\s|^\s|\s$|^[?@`%#-]")
 """What YAML makes something else of than a text."""
 _WORDS = frozenset(
-    {"accelerator", "devices", "gradient_clip_algorithm", "keep_weights", "metric", "mode", "objectives", "precision", "sampling"}
+    {
+        "accelerator",
+        "algorithm",
+        "devices",
+        "gradient_clip_algorithm",
+        "keep_weights",
+        "metric",
+        "mode",
+        "objectives",
+        "precision",
+        "sampling",
+    }
     | {"schedule", "strategy"}
 )
 _TIMES = frozenset({"max_time", "max_child_time"})

@@ -1,11 +1,11 @@
 """What a run directory says of a search, as plain data: what callbacks, tables and reports read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_lemonade.graph import GraphSpec
-from lightning_lemonade.search.candidate import Failure, State
+from lightning_lemonade.search.candidate import Expected, Failure, State
 
 PHASES = ("propose", "inherit", "fit", "validate", "record", "other")
 """What the time of a generation is divided into."""
@@ -68,6 +68,8 @@ class CandidateRecord:
         in_front: whether it is in the population now.
         after: how many children an asynchronous search was told of before it accepted this one; None in a synchronous one.
         told: how many it was told of with this one; None in a synchronous search, and until it is told.
+        planned: epochs that it is to be trained for each task; None for as many as the settings say.
+        expected: what it was chosen for.
     """
 
     id: int
@@ -90,6 +92,8 @@ class CandidateRecord:
     in_front: bool
     after: int | None = None
     told: int | None = None
+    planned: int | None = None
+    expected: Expected = field(default_factory=Expected)
 
     @property
     def start_error(self) -> float | None:

@@ -136,7 +136,16 @@ def _check_population(search: Search, generation: GenerationRecord, number: int)
 def child_of(record: CandidateRecord) -> Child:
     """Returns a recorded candidate as the search accepted it."""
     mutations = tuple(mutation_from_dict(mutation) for mutation in record.mutations)
-    return Child(record.spec, record.generation, record.parent, mutations, record.objectives, record.id)
+    return Child(
+        record.spec,
+        record.generation,
+        record.parent,
+        mutations,
+        record.objectives,
+        record.id,
+        epochs=record.planned,
+        expected=record.expected,
+    )
 
 
 def outcome_of(record: CandidateRecord) -> Outcome:

@@ -6,12 +6,14 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
+from numpy.random import Generator
+
 from lightning_lemonade.callback import SearchCallback, SearchInfo
-from lightning_lemonade.configuration import changed_versions, differences
+from lightning_lemonade.configuration import BUDGET, changed_versions, differences
 from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError, ObjectiveError, SearchError
 from lightning_lemonade.evaluation import TaskData, timed
 from lightning_lemonade.executors import Executor
@@ -25,6 +27,7 @@ from lightning_lemonade.search import (
     SAMPLING,
     Asked,
     Child,
+    ContributionSurvival,
     Limits,
     NonDominatedSurvival,
     Outcome,
@@ -48,6 +51,8 @@ class Run:
         executor: evaluates the children; open.
         tasks: the data by task name.
         described: what a run records beside the settings, as JSON values.
+        initial_epochs: tells for how many epochs starting networks are trained; by default as many as the settings say.
+        polish_seconds: for how long the front of a run that is there already is polished, whatever the settings' budget; None for a search.
 
     Raises:
         SearchError: if no starting network meets the limits.
@@ -55,8 +60,18 @@ class Run:
         DataError: if the data module yields something else than it must.
     """
 
-    def __init__(self, settings: SearchSettings, executor: Executor, tasks: Mapping[str, TaskData], described: Mapping[str, Any]) -> None:
-        self.settings, self.executor, self.tasks = settings, executor, tasks
+    def __init__(
+        self,
+        settings: SearchSettings,
+        executor: Executor,
+        tasks: Mapping[str, TaskData],
+        described: Mapping[str, Any],
+        *,
+        initial_epochs: Callable[[Sequence[GraphSpec]], int] | None = None,
+        polish_seconds: float | None = None,
+    ) -> None:
+        self.settings, self.executor, self.tasks, self.polish_seconds = settings, executor, tasks, polish_seconds
+        self._initial_epochs = initial_epochs
         self.starts, dropped, limits, measures = starting_networks(settings, self.tasks)
         outputs = {task: data.outputs for task, data in self.tasks.items()}
         for reason in dropped:
@@ -68,11 +83,13 @@ class Run:
             keys=[o.key for o in settings.objectives],
             limits=limits,
             sampling=SAMPLING[settings.sampling](),
-            survival=NonDominatedSurvival(),
+            survival=ContributionSurvival(size, bounds) if (size := settings.population_size) else NonDominatedSurvival(),
             proposals=settings.proposals,
             bounds=bounds,
             epochs=settings.training.epochs * len(self.tasks),
+            tasks=len(self.tasks),
             inherits=settings.inherit,
+            timed=settings.max_seconds is not None or polish_seconds is not None,
         )
         config = settings.to_dict() | {"starts": [spec.structural_hash for spec in self.starts]} | dict(described)
         self.progress = Progress()
@@ -106,6 +123,8 @@ class Run:
         """
         history = History.resume(run_dir)
         try:
+            if self.polish_seconds is not None:  # the search's budget stays as it was
+                config = {**config, **{name: history.config.get(name) for name in (*BUDGET, "polish")}}
             different = differences(history.config, config)
             if not different and dict(history.bounds) != dict(self.search.bounds):
                 different = ["the bounds of the hypervolume"]
@@ -161,6 +180,8 @@ class Run:
         if not progress.generations:
             return ""
         self._check_population()
+        if self.polish_seconds is not None:
+            return "everything is polished" if progress.empty else self._out_of_time() if progress.begun is None else ""
         if settings.max_generations is not None and progress.generations > settings.max_generations:
             return "max_generations is reached"
         if progress.empty == EMPTY_GENERATIONS:
@@ -169,8 +190,15 @@ class Run:
 
     def _out_of_time(self) -> str:
         """Returns that the time is spent, or an empty text."""
-        limit, spent = self.settings.max_seconds, self.progress.seconds + time.monotonic() - self._began
-        return "max_time is spent" if limit is not None and spent >= limit else ""
+        return "" if self._seconds_left > 0 else "max_time is spent"
+
+    @property
+    def _seconds_left(self) -> float:
+        """Seconds until the time is spent; endless where it has no limit."""
+        here = time.monotonic() - self._began
+        if self.polish_seconds is not None:
+            return self.polish_seconds - here
+        return inf if self.settings.max_seconds is None else self.settings.max_seconds - self.progress.seconds - here
 
     def _check_population(self) -> None:
         """Raises a SearchError if there is nothing to breed from."""
@@ -193,8 +221,36 @@ class Run:
         if self.progress.begun is not None:
             return self.progress.begun
         if number == 0:
-            return self.search.start(self.starts)
-        return self.search.ask(derived_rng(self.settings.seed, "ask", number), self.settings.accepted, number)
+            return self._start()
+        rng, count = derived_rng(self.settings.seed, "ask", number), self.settings.accepted
+        room = max(0.0, self._seconds_left) * max(1, self.executor.slots)
+        return self._bred(rng, count, number, room=room)
+
+    def _bred(self, rng: Generator, count: int, number: int, *, proposals: int | None = None, room: float = inf) -> Asked:
+        """Returns members to polish, where it is time for that, and children where there are fewer of these."""
+        if not self._polishes(number):
+            return self.search.ask(rng, count, number, proposals=proposals, room=room)
+        polished = self.search.ask_to_polish(rng, count, number, self.settings.training.polish_epochs, room=room)
+        if polished.proposed >= count or self.polish_seconds is not None:
+            return polished
+        room = max(0.0, room - sum(child.expected.seconds or 0.0 for child in polished.children))
+        bred = self.search.ask(rng, count - len(polished.children), number, proposals=proposals, room=room)
+        return Asked(polished.children + bred.children, polished.proposed + bred.proposed)
+
+    def _start(self) -> Asked:
+        """Returns the starting networks, accepted."""
+        usual = self.settings.training.initial_epochs
+        epochs = usual if self._initial_epochs is None else self._initial_epochs(self.starts)
+        return self.search.start(self.starts, None if epochs == usual else epochs)
+
+    def _polishes(self, number: int) -> bool:
+        """Returns whether a generation belongs to the last part of the budget, in which the front is trained on."""
+        settings, share = self.settings, self.settings.polish
+        if self.polish_seconds is not None:
+            return True
+        if settings.max_generations is not None and number > round((1 - share) * settings.max_generations):
+            return True
+        return settings.max_seconds is not None and self._seconds_left <= share * settings.max_seconds
 
     def _evaluate(self, asked: Asked, window: Window) -> list[Outcome]:
         """Evaluates children, as many at a time as the executor can, and records each as it comes. Those that were evaluated stay so."""
@@ -252,7 +308,7 @@ class Run:
                 self._announce(window)
             self.flight.announce(asked.children)
         else:
-            asked = self.search.start(self.starts)
+            asked = self._start()
             self._announce(window)
             self.flight.accept(asked.children, asked.proposed, window, after=0)
         window.proposed = asked.proposed
@@ -263,7 +319,8 @@ class Run:
         while waiting and self.flight.free:
             self.flight.start(waiting.popleft(), window)
         settings = self.settings
-        left = float("inf") if settings.max_generations is None else self._most_children - self.search.accepted
+        bounded = settings.max_generations is not None and self.polish_seconds is None
+        left = self._most_children - self.search.accepted if bounded else inf
         if left <= 0:
             return "max_generations is reached"
         if reason := self._out_of_time():
@@ -279,7 +336,8 @@ class Run:
         self.flight.accept(asked.children, asked.proposed, window, starts=asked.children, after=self.progress.told)
         for child in asked.children:
             self.flight.start(child, window, recorded=True)
-        return "" if asked.children else "no new child within the limits was found"
+        nothing = "no new child within the limits was found" if self.polish_seconds is None else "everything is polished"
+        return "" if asked.children else nothing
 
     def _ask_for(self, count: int, window: Window) -> Asked:
         """Returns children for an asynchronous search, chosen from as many proposals for each as in a generation."""
@@ -287,8 +345,8 @@ class Run:
         proposals = ceil(count * settings.proposals / settings.accepted)
         asked = Asked((), 0)
         for attempt in range(EMPTY_GENERATIONS):
-            rng = derived_rng(settings.seed, "ask", search.accepted, attempt)
-            asked = search.ask(rng, count, max(1, window.number), proposals=proposals)
+            rng, number = derived_rng(settings.seed, "ask", search.accepted, attempt), max(1, window.number)
+            asked = self._bred(rng, count, number, proposals=proposals)
             if asked.children or self.flight.underway:
                 break
         return asked

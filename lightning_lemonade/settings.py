@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -19,6 +19,25 @@ from lightning_lemonade.spaces import ConvNetSpace
 
 KEEP_WEIGHTS = ("front", "all")
 """Whose weights a run keeps: the front's (and those that children still inherit from), or every candidate's."""
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """How a search chooses, by name: see `ALGORITHMS`.
+
+    Attributes:
+        sampling: how parents and children are chosen.
+        polish: share of the budget in which the front is trained on.
+        starts: the starting networks of `ConvNetSpace`.
+    """
+
+    sampling: str
+    polish: float
+    starts: Literal["paper", "strided", "spanning"]
+
+
+ALGORITHMS = {"paper": Algorithm("density", 0.0, "paper"), "gain": Algorithm("gain", 0.3, "spanning")}
+"""What `LemonadeTrainer(algorithm=...)` stands for: Algorithm 1 as it is, and what was best where it was measured (docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +55,8 @@ class SearchSettings:
         training: of each candidate.
         inherit: whether children inherit their parent's weights.
         sampling: `"density"`, `"gain"` or `"uniform"`.
+        polish: share of the budget, at its end, in which the front is trained on.
+        population_size: the most members of the population, or None.
         seed: of every draw.
         calibration_size: training samples for the transfer of weights.
         threads_per_child: torch's threads, or None.
@@ -62,6 +83,8 @@ class SearchSettings:
     training: Training
     inherit: bool
     sampling: str
+    polish: float
+    population_size: int | None
     seed: int
     calibration_size: int
     threads_per_child: int | None
@@ -86,6 +109,8 @@ class SearchSettings:
                 raise ConfigurationError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.sampling not in SAMPLING:
             raise ConfigurationError(f"sampling must be one of {', '.join(SAMPLING)}, got {self.sampling!r}")
+        if isinstance(self.polish, bool) or not isinstance(self.polish, int | float) or not 0 <= self.polish < 1:
+            raise ConfigurationError(f"polish must be a share of the budget, of at least 0 and below 1, got {self.polish!r}")
         if self.keep_weights not in KEEP_WEIGHTS:
             raise ConfigurationError(f"keep_weights must be one of {', '.join(KEEP_WEIGHTS)}, got {self.keep_weights!r}")
         if self.max_child_seconds is not None and not self.max_child_seconds > 0:
@@ -105,8 +130,10 @@ class SearchSettings:
             "calibration_size": self.calibration_size,
             "epochs": self.training.epochs,
             "initial_epochs": self.training.initial_epochs,
+            "polish_epochs": self.training.polish_epochs,
             "threads_per_child": self.threads_per_child,
             "max_failures": self.max_failures,
+            "population_size": self.population_size,
         }
         for name, value in numbers.items():
             least = 2 if name == "calibration_size" else 1
@@ -127,6 +154,8 @@ class SearchSettings:
             "training": asdict(self.training),
             "inherit": self.inherit,
             "sampling": self.sampling,
+            "polish": self.polish,
+            "population_size": self.population_size,
             "seed": self.seed,
             "calibration_size": self.calibration_size,
             "threads_per_child": torch.get_num_threads(),  # what is used, whether it was given or not
@@ -137,6 +166,13 @@ class SearchSettings:
             "executor": described(self.executor),
             "trainer": {name: described(value) for name, value in self.trainer_arguments.items()},
         }
+
+
+def algorithm_of(name: str) -> Algorithm:
+    """Returns an algorithm by its name."""
+    if name not in ALGORITHMS:
+        raise ConfigurationError(f"algorithm must be paper or gain, got {name!r}")
+    return ALGORITHMS[name]
 
 
 def parse_training(schedule: str, epochs: int | None, initial_epochs: int | None, training: Training | None = None) -> Training:

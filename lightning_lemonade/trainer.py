@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,11 +27,11 @@ from lightning_lemonade.front import Front, load
 from lightning_lemonade.history import DATABASE, History
 from lightning_lemonade.module import LemonadeModule, Training
 from lightning_lemonade.objectives import Metric, Objective, for_tasks, resolve
-from lightning_lemonade.plan import Plan, make_plan
+from lightning_lemonade.plan import Plan, initial_epochs, make_plan
 from lightning_lemonade.ranks import Ranks, Stop
 from lightning_lemonade.run import Run
 from lightning_lemonade.search import Limits
-from lightning_lemonade.settings import SearchSettings, parse_time, parse_training
+from lightning_lemonade.settings import SearchSettings, algorithm_of, parse_time, parse_training
 from lightning_lemonade.spaces import ConvNetSpace
 
 RESERVED = {
@@ -75,17 +76,23 @@ class LemonadeTrainer:
         metric: a metric of validation that the module logs, to be an objective in place of the error; see `Metric`.
         mode: `"min"` or `"max"`: whether less or more of the metric is better.
         limits: `{"params": 2e6}` (at most) or `{"params": (1e4, 2e6)}`.
-        space: where to search; by default `ConvNetSpace()`.
+        algorithm: `"paper"` for Algorithm 1 as the paper has it, or `"gain"` (ours): what sampling, polish and the starting networks are
+            where they aren't given.
+        space: where to search; by default a `ConvNetSpace`.
         max_generations: when to stop; 15 if neither this nor `max_time` is given.
         max_time: when to stop, as `"DD:HH:MM:SS"`; the generation in progress is finished.
         proposals: children proposed each generation (n_pc).
         accepted: children trained each generation (n_ac).
         epochs: of a child.
-        initial_epochs: of a starting network.
+        initial_epochs: of a starting network; fewer where `max_time` is given and these would take more than half of it.
         schedule: `"default"` or `"paper"`: the paper's learning rate and epochs.
         training: all settings of training, in place of a schedule.
         inherit: whether children inherit their parent's weights.
         sampling: how parents and children are chosen: `"density"` (the paper's), `"gain"` (ours, see `GainSampling`) or `"uniform"`.
+        polish: share of the budget, at its end, in which members of the front are trained on for `Training.polish_epochs` instead of
+            children being bred. Source: ours.
+        population_size: the most members of the population, and so of the front; those go that add least hypervolume. None: no bound, as
+            in the paper.
         seed: of every draw.
         calibration_size: training samples for the transfer of weights.
         threads_per_child: torch's threads; by default one where a sample has no more than 256 numbers, else left as they are.
@@ -119,6 +126,7 @@ class LemonadeTrainer:
         metric: str | None = None,
         mode: Literal["min", "max"] = "min",
         limits: Mapping[str, Any] | None = None,
+        algorithm: Literal["paper", "gain"] = "paper",
         space: ConvNetSpace | None = None,
         max_generations: int | None = None,
         max_time: str | None = None,
@@ -129,7 +137,9 @@ class LemonadeTrainer:
         schedule: Literal["default", "paper"] = "default",
         training: Training | None = None,
         inherit: bool = True,
-        sampling: Literal["density", "gain", "uniform"] = "density",
+        sampling: Literal["density", "gain", "uniform"] | None = None,
+        polish: float | None = None,
+        population_size: int | None = None,
         seed: int = 0,
         calibration_size: int = 512,
         threads_per_child: int | None = None,
@@ -146,17 +156,20 @@ class LemonadeTrainer:
     ) -> None:
         if not isinstance(callbacks, list | tuple):
             raise ConfigurationError(f"callbacks must be a list, got {callbacks!r}")
+        chosen = algorithm_of(algorithm)
         self.settings = SearchSettings(
             objectives=tuple(_objectives(objectives, metric, mode)),
             limits=Limits.parse(limits),
-            space=space or ConvNetSpace(),
+            space=space or ConvNetSpace(starts=chosen.starts),
             max_generations=15 if max_generations is None and max_time is None else max_generations,
             max_seconds=None if max_time is None else parse_time(max_time),
             proposals=proposals,
             accepted=accepted,
             training=parse_training(schedule, epochs, initial_epochs, training),
             inherit=inherit,
-            sampling=sampling,
+            sampling=chosen.sampling if sampling is None else sampling,
+            polish=(chosen.polish if inherit else 0.0) if polish is None else polish,
+            population_size=population_size,
             seed=seed,
             calibration_size=calibration_size,
             threads_per_child=threads_per_child,
@@ -199,6 +212,30 @@ class LemonadeTrainer:
             DataError: if a data module yields something else.
             ObjectiveError: if an objective names a task that there isn't.
         """
+        return self._run(datamodule, None)
+
+    def polish(self, datamodule: pl.LightningDataModule | Mapping[str, pl.LightningDataModule], *, max_time: str) -> Front:
+        """Trains the front of the run in `run_dir` on, and adds what is better to the run.
+
+        Again and again those members are trained for `Training.polish_epochs` that promise the largest gain in hypervolume for their time.
+        The budget of the search stays what it was. Source: ours.
+
+        Args:
+            datamodule: as in `search`.
+            max_time: for how long, as `"DD:HH:MM:SS"`; the trainings in progress are finished.
+
+        Raises:
+            ConfigurationError: if `run_dir` holds no run, or its children inherit nothing.
+            LemonadeError: what `search` raises.
+        """
+        if self.settings.run_dir is None or not (self.settings.run_dir / DATABASE).exists():
+            raise ConfigurationError(f"polish needs a run, and run_dir is {self.settings.run_dir}: give the directory of a search")
+        if not self.settings.inherit:
+            raise ConfigurationError("inherit=False: nothing is trained on, so nothing can be polished")
+        return self._run(datamodule, parse_time(max_time))
+
+    def _run(self, datamodule: pl.LightningDataModule | Mapping[str, pl.LightningDataModule], polish_seconds: float | None) -> Front:
+        """Searches, or polishes for some seconds."""
         settings, recipe = self._checked(datamodule)
         threads = torch.get_num_threads()
         try:
@@ -206,7 +243,7 @@ class LemonadeTrainer:
                 ranks = settings.executor.prepare(recipe)
                 try:
                     with _told_to_end(ranks):
-                        return load(self._search(ranks, settings, recipe))
+                        return load(self._search(ranks, settings, recipe, polish_seconds))
                 finally:
                     ranks.close()
         finally:
@@ -262,7 +299,7 @@ class LemonadeTrainer:
         )
         return settings, recipe
 
-    def _search(self, ranks: Ranks, settings: SearchSettings, recipe: Recipe) -> Path:
+    def _search(self, ranks: Ranks, settings: SearchSettings, recipe: Recipe, polish_seconds: float | None) -> Path:
         """Runs the search on this rank; returns the run directory."""
         with _set_up(settings, recipe, ranks.prepare) as (evaluator, first):
             if ranks.rank:
@@ -271,13 +308,22 @@ class LemonadeTrainer:
                 task: {"data": first[task], "outputs": data.outputs, "class_names": data.class_names, "checksums": data.checksums}
                 for task, data in evaluator.tasks.items()
             }
-            return self._lead(ranks, settings, evaluator, self.described | {"tasks": of_tasks})
+            return self._lead(ranks, settings, evaluator, self.described | {"tasks": of_tasks}, polish_seconds)
 
-    def _lead(self, ranks: Ranks, settings: SearchSettings, evaluator: Evaluator, described: Mapping[str, Any]) -> Path:
+    def _lead(
+        self, ranks: Ranks, settings: SearchSettings, evaluator: Evaluator, described: Mapping[str, Any], polish_seconds: float | None
+    ) -> Path:
         """Runs the search on rank 0, and tells the others how it ended; returns the run directory."""
         try:
             settings.executor.open(ranks, evaluator)
-            run = Run(settings, settings.executor, evaluator.tasks, described)
+            run = Run(
+                settings,
+                settings.executor,
+                evaluator.tasks,
+                described,
+                initial_epochs=partial(initial_epochs, settings, evaluator),
+                polish_seconds=polish_seconds,
+            )
             run.go()
         except BaseException as error:
             ranks.dismiss(Stop(None, f"{type(error).__name__}: {error}"))

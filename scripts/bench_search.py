@@ -3,12 +3,14 @@
 Usage: python scripts/bench_search.py [--data fashion|digits] [--data_root ROOT] [--minutes 10] [--seeds 0 1 2] [--methods ...] [--out CSV]
 
 Methods (all train with the same Lightning module, optimiser, schedule and loader, and count parameters alike):
-  ours       the search with strided starting networks that chooses by gain (`GainSampling`)
-  scratch-E  the same without inheritance, E epochs a child
-  uniform    the same with uniform sampling
-  density    the same with the paper's density sampling; paper: also with the paper's starting networks, which is the default of the package
+  ours       `algorithm="gain"`, bounded by time
+  unpolished, strided, uniform, density
+             ours with one part switched off: without polish; with the strided starting networks; with uniform or with the paper's sampling
+  scratch-E  ours without inheritance, and so without polish, E epochs a network
+  paper      the paper's sampling and starting networks, without polish
   random-E   random networks of a hand-written space, E epochs each
-  nsga2-E    Optuna's NSGA-II over the same space, E epochs each
+  nsga2-E, tpe-E
+             Optuna's NSGA-II and multi-objective TPE over the same space, E epochs each
   ladder-E   about ten hand-scaled networks, two blocks a stage, dense, E epochs each; ladder-stride-E: the same with strides from the first
              block on instead of poolings; ladder-sep-E: separable, with poolings
 
@@ -30,7 +32,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,7 @@ import torch
 from hand_space import DOWN, RandomChooser, choose, ladder, two_block_net
 from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader
-from torchvision.datasets import FashionMNIST
+from torchvision.datasets import CIFAR10, FashionMNIST
 
 from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback
 from lightning_lemonade.callback import SearchInfo
@@ -54,8 +57,8 @@ from lightning_lemonade.module import Training
 from lightning_lemonade.objectives import resolve
 from lightning_lemonade.records import CandidateRecord
 from lightning_lemonade.search import Child
+from lightning_lemonade.search.cost import work
 from lightning_lemonade.search.dominance import hypervolume, non_dominated
-from lightning_lemonade.search.gain import work
 from lightning_lemonade.spaces import ConvNetSpace
 
 BOX = (1e3, 1e6)
@@ -65,23 +68,29 @@ REFERENCES = (1.0, 0.3)
 OBJECTIVES = ("error", "params")
 
 
-class FashionSubset(pl.LightningDataModule):
-    """10,000 training, 5,000 validation and all 10,000 test images of Fashion-MNIST, in memory, without augmentation."""
+SETS = {"fashion": FashionMNIST, "cifar10": CIFAR10}
+
+
+class Subset(pl.LightningDataModule):
+    """10,000 training, 5,000 validation and all 10,000 test images of a data set, in memory, without augmentation."""
 
     num_classes = 10
 
-    def __init__(self, root: str, batch_size: int = 128) -> None:
+    def __init__(self, name: str, root: str, batch_size: int = 128) -> None:
         super().__init__()
-        self.root, self.batch_size = root, batch_size
+        self.name, self.root, self.batch_size = name, root, batch_size
 
     def setup(self, stage: str | None = None) -> None:  # noqa: D102 (Lightning's)
-        train, test = FashionMNIST(self.root, train=True), FashionMNIST(self.root, train=False)
-        chosen, rest = train_test_split(np.arange(len(train)), train_size=10_000, stratify=train.targets, random_state=0)
-        held, _ = train_test_split(rest, train_size=5_000, stratify=train.targets[rest], random_state=0)
+        train, test = (SETS[self.name](self.root, train=train) for train in (True, False))
+        labels = np.array(train.targets)
+        chosen, rest = train_test_split(np.arange(len(train)), train_size=10_000, stratify=labels, random_state=0)
+        held, _ = train_test_split(rest, train_size=5_000, stratify=labels[rest], random_state=0)
+        images, targets = _pixels(train.data), torch.from_numpy(labels)
+        mean, std = images[chosen].mean((0, 2, 3), keepdim=True), images[chosen].std((0, 2, 3), keepdim=True)
         self.sets = {
-            "train": _images(train.data[chosen], train.targets[chosen]),
-            "val": _images(train.data[held], train.targets[held]),
-            "test": _images(test.data, test.targets),
+            "train": ImageDataset((images[chosen] - mean) / std, targets[chosen]),
+            "val": ImageDataset((images[held] - mean) / std, targets[held]),
+            "test": ImageDataset((_pixels(test.data) - mean) / std, torch.as_tensor(test.targets)),
         }
 
     def train_dataloader(self) -> DataLoader[Any]:  # noqa: D102
@@ -94,8 +103,10 @@ class FashionSubset(pl.LightningDataModule):
         return DataLoader(self.sets["test"], 500, collate_fn=collate)
 
 
-def _images(data: torch.Tensor, targets: torch.Tensor) -> ImageDataset:
-    return ImageDataset((data[:, None].float() / 255 - 0.286) / 0.353, targets)
+def _pixels(data: Any) -> torch.Tensor:  # noqa: ANN401 (torchvision's: an array, or a tensor without channels)
+    """Returns images: (n, channels, height, width), in [0, 1]."""
+    images = torch.as_tensor(data)
+    return (images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)).float() / 255
 
 
 @dataclass
@@ -146,7 +157,7 @@ def searched(data: pl.LightningDataModule, seed: int, budget: float, **settings:
             objectives=OBJECTIVES,
             limits={"params": BOX[1]},
             seed=seed,
-            max_generations=10_000,
+            max_time="00:{:02}:{:02}:{:02}".format(*(int(budget) // size % 60 for size in (3600, 60, 1))),
             accelerator="cpu",
             threads_per_child=1,
             callbacks=[keeper],
@@ -242,8 +253,8 @@ def random_search(data: pl.LightningDataModule, shape: tuple[int, ...], seed: in
     return peer.finished()
 
 
-def nsga2(data: pl.LightningDataModule, shape: tuple[int, ...], seed: int, budget: float, epochs: int) -> list[Point]:
-    """Optuna's NSGA-II over (error, log parameters); trials outside the limits are pruned at no cost."""
+def optuna_search(data: pl.LightningDataModule, shape: tuple[int, ...], seed: int, budget: float, epochs: int, sampler: str) -> list[Point]:
+    """Optuna's NSGA-II or multi-objective TPE over (error, log parameters); trials outside the limits are pruned at no cost."""
     import optuna  # noqa: PLC0415 (only this method needs it)
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -255,7 +266,11 @@ def nsga2(data: pl.LightningDataModule, shape: tuple[int, ...], seed: int, budge
             raise optuna.TrialPruned
         return peer.evaluate(spec).error, float(np.log10(spec.parameter_count))
 
-    study = optuna.create_study(directions=["minimize", "minimize"], sampler=optuna.samplers.NSGAIISampler(population_size=20, seed=seed))
+    samplers = {
+        "nsga2": lambda: optuna.samplers.NSGAIISampler(population_size=20, seed=seed),
+        "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True),
+    }
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=samplers[sampler]())
     with suppress(Spent):
         study.optimize(trial)
     return peer.finished()
@@ -301,27 +316,31 @@ def run(
 ) -> list[Point]:
     """Runs one method by its name; `ours` are the settings of our search."""
     name, _, tail = method.rpartition("-")
-    match name or method:
-        case "ours":
-            return searched(data(), seed, budget, **ours)
-        case "uniform":
-            return searched(data(), seed, budget, **ours | {"sampling": "uniform"})
-        case "density":
-            return searched(data(), seed, budget, **ours | {"sampling": "density"})
-        case "paper":
-            return searched(data(), seed, budget, **ours | {"sampling": "density", "space": ConvNetSpace(starts="paper")})
-        case "scratch":
-            return searched(data(), seed, budget, inherit=False, **ours | {"epochs": int(tail)})
-        case "random":
-            return random_search(data(), shape, seed, budget, int(tail))
-        case "nsga2":
-            return nsga2(data(), shape, seed, budget, int(tail))
-        case "ladder":
-            return hand_ladder(data(), shape, seed, budget, int(tail), "conv", DOWN[0])
-        case "ladder-stride":
-            return hand_ladder(data(), shape, seed, budget, int(tail), "conv", DOWN[2])
-        case "ladder-sep":
-            return hand_ladder(data(), shape, seed, budget, int(tail), "separable", DOWN[0])
+    name, epochs = (name, int(tail)) if name and tail.isdigit() else (method, 0)
+    scratch = (
+        {"training": replace(ours["training"], epochs=epochs, initial_epochs=epochs), "inherit": False, "polish": 0.0} if epochs else {}
+    )
+    parts: dict[str, Mapping[str, Any]] = {
+        "ours": {},
+        "unpolished": {"polish": 0.0},
+        "strided": {"space": ConvNetSpace(starts="strided")},
+        "uniform": {"sampling": "uniform"},
+        "density": {"sampling": "density"},
+        "scratch": scratch,
+        "paper": {"sampling": "density", "polish": 0.0, "space": ConvNetSpace(starts="paper")},
+    }
+    peers: dict[str, Callable[..., list[Point]]] = {
+        "random": random_search,
+        "nsga2": partial(optuna_search, sampler="nsga2"),
+        "tpe": partial(optuna_search, sampler="tpe"),
+        "ladder": partial(hand_ladder, kind="conv", down=DOWN[0]),
+        "ladder-stride": partial(hand_ladder, kind="conv", down=DOWN[2]),
+        "ladder-sep": partial(hand_ladder, kind="separable", down=DOWN[0]),
+    }
+    if name in parts and bool(epochs) == (name == "scratch"):
+        return searched(data(), seed, budget, **ours | parts[name])
+    if name in peers and epochs:
+        return peers[name](data(), shape, seed, budget, epochs)
     raise SystemExit(f"no method is called {method}")
 
 
@@ -347,12 +366,15 @@ def compare(results: dict[tuple[str, int], list[Point]], methods: list[str], see
 def main() -> None:
     """Runs every method with every seed, one after the other, and prints the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=["fashion", "digits"], default="fashion")
+    parser.add_argument("--data", choices=["fashion", "cifar10", "digits"], default="fashion")
     parser.add_argument("--data_root", default=os.environ.get("LEMONADE_DATA_ROOT", "data"))
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=3, help="of our search's children")
     parser.add_argument("--initial_epochs", type=int, default=3, help="of our search's starting networks")
+    parser.add_argument("--starts", default="spanning", help="of our search")
+    parser.add_argument("--polish", type=float, default=0.3, help="share of our search's budget")
+    parser.add_argument("--polish_epochs", type=int, default=8)
     parser.add_argument(
         "--methods", nargs="+", default=["ours", "scratch-4", "uniform", "density", "random-4", "random-12", "nsga2-4", "ladder-12"]
     )
@@ -360,16 +382,19 @@ def main() -> None:
     settings = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    fashion = settings.data == "fashion"
-    shape = (1, 28, 28) if fashion else (1, 8, 8)
-    make: Callable[[], pl.LightningDataModule] = (lambda: FashionSubset(settings.data_root)) if fashion else DigitsDataModule
+    shape = {"fashion": (1, 28, 28), "cifar10": (3, 32, 32), "digits": (1, 8, 8)}[settings.data]
+    digits = settings.data == "digits"
+    make: Callable[[], pl.LightningDataModule] = DigitsDataModule if digits else lambda: Subset(settings.data, settings.data_root)
     ours = {
-        "epochs": settings.epochs,
-        "initial_epochs": settings.initial_epochs,
+        "training": Training(epochs=settings.epochs, initial_epochs=settings.initial_epochs, polish_epochs=settings.polish_epochs),
         "sampling": "gain",
-        "space": ConvNetSpace(starts="strided"),
+        "polish": settings.polish,
+        "space": ConvNetSpace(starts=settings.starts),
     }
-    asked = f"{settings.data}, {settings.minutes:g} minutes, {settings.epochs} and {settings.initial_epochs} epochs"
+    asked = (
+        f"{settings.data}, {settings.minutes:g} minutes; ours: {settings.starts} starts, {settings.epochs}, {settings.initial_epochs} and "
+        f"{settings.polish_epochs} epochs, polish {settings.polish:g}"
+    )
     results = _read(Path(settings.out), asked) if settings.out else {}
     for seed in settings.seeds:
         for method in settings.methods:
@@ -386,16 +411,25 @@ def main() -> None:
 
 def _read(path: Path, asked: str) -> dict[tuple[str, int], list[Point]]:
     """Returns what a file holds already; ends the script if it was made with other settings."""
-    results: dict[tuple[str, int], list[Point]] = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get("settings") != asked:
-                    raise SystemExit(f"{path} holds results of {row.get('settings')}, asked for are {asked}: give another file")
-                numbers = (float(row[name]) for name in ("params", "val_error", "test_error"))
-                point = Point(float(row["seconds"]), int(row["epochs"]), *numbers)
-                results.setdefault((row["method"], int(row["seed"])), []).append(point)
+    if not path.exists():
+        return {}
+    found, results = read_results(path)
+    if found != asked:
+        raise SystemExit(f"{path} holds results of {found}, asked for are {asked}: give another file")
     return results
+
+
+def read_results(path: Path) -> tuple[str, dict[tuple[str, int], list[Point]]]:
+    """Returns the settings that a file's results were made with, and the points by method and seed."""
+    results: dict[tuple[str, int], list[Point]] = {}
+    asked = ""
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            asked = row["settings"]
+            numbers = (float(row[name]) for name in ("params", "val_error", "test_error"))
+            point = Point(float(row["seconds"]), int(row["epochs"]), *numbers)
+            results.setdefault((row["method"], int(row["seed"])), []).append(point)
+    return asked, results
 
 
 def _write(path: Path, asked: str, method: str, seed: int, points: list[Point]) -> None:

@@ -289,6 +289,31 @@ def test_a_tiny_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert summary["front"]
 
 
+def test_a_run_is_polished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--max_generations", "1", "--proposals", "4", "--accepted", "2", "--epochs", "1", "--initial_epochs", "1"]
+    run = str(tmp_path / "run")
+    assert cli.main(["search", *small, "--run_dir", run, "--accelerator", "cpu"]) == 0
+    assert cli.main(["polish", run, "--max_time", "00:00:00:01", "--accelerator=cpu"]) == 0
+    assert cli.main(["show", run, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out.splitlines()[-1])["hypervolume"]) > 2
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["polish"], "polish.run must be given"),
+        (["polish", "--max_time", "00:00:00:01"], "polish.run must be given"),
+        (["polish", "run"], "polish needs --max_time"),
+        (["polish", "run", "--max_time=soon"], "run is not there"),
+    ],
+)
+def test_what_cannot_be_polished_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], text: str) -> None:
+    assert cli.main(args) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert text in error
+
+
 def test_a_configuration_file_of_two_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "two.yaml").write_text("""
 objectives: [error/first, error/second, params]

@@ -97,7 +97,9 @@ def test_wherever_a_search_stops_it_comes_to_the_same_end(whole, tmp_path, event
 
 
 @pytest.mark.parametrize(
-    "settings", [{"sampling": "gain"}, {"inherit": False}, {"keep_weights": "all"}], ids=["sampling", "inherit", "keep_weights"]
+    "settings",
+    [{"sampling": "gain", "polish": 0.5}, {"inherit": False}, {"keep_weights": "all", "population_size": 2}],
+    ids=["gain_and_polish", "inherit", "keep_weights"],
 )
 def test_it_does_so_with_other_settings(tmp_path, settings):
     search(tmp_path / "whole", **settings)

@@ -170,11 +170,23 @@ def test_limits_that_no_starting_network_meets_are_an_error(tmp_path, most, text
         ({"accepted": 0}, ConfigurationError, "accepted"),
         ({"sampling": "best"}, ConfigurationError, "sampling"),
         ({"schedule": "fast"}, ConfigurationError, "schedule"),
+        ({"algorithm": "best"}, ConfigurationError, "algorithm must be paper or gain"),
+        ({"population_size": 0}, ConfigurationError, "population_size"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_named(arguments, error, text):
     with pytest.raises(error, match=text):
         LemonadeTrainer(**arguments)
+
+
+def test_the_algorithm_is_one_argument():
+    settings = LemonadeTrainer().settings
+    assert (settings.sampling, settings.polish, settings.population_size, settings.space.starts) == ("density", 0.0, None, "paper")
+    settings = LemonadeTrainer(algorithm="gain").settings
+    assert (settings.sampling, settings.polish, settings.space.starts) == ("gain", 0.3, "spanning")
+    assert LemonadeTrainer(algorithm="gain", inherit=False).settings.polish == 0.0
+    settings = LemonadeTrainer(algorithm="gain", sampling="uniform", polish=0.2).settings
+    assert (settings.sampling, settings.polish) == ("uniform", 0.2)
 
 
 def test_the_papers_schedule_is_one_argument():

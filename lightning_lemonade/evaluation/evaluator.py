@@ -196,7 +196,7 @@ class Evaluator:
         watch = Watch(data.seed)
         callbacks = [make() for make in self.callbacks]
         heirs = [callback for callback in callbacks if isinstance(callback, Heir)]
-        epochs = self.training.initial_epochs if request.child.parent is None else self.training.epochs
+        epochs = request.child.epochs or (self.training.initial_epochs if request.child.parent is None else self.training.epochs)
         try:
             with timed(spent.seconds, "fit"):
                 self._introduce(heirs, module, request, task)

@@ -29,7 +29,13 @@ def _to_3(connection: sqlite3.Connection) -> None:
         connection.execute(f'ALTER TABLE candidate ADD COLUMN "{column}" INTEGER')
 
 
-_STEPS: Mapping[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3}
+def _to_4(connection: sqlite3.Connection) -> None:
+    """Notes how long a child is to be trained, and what it was chosen for."""
+    connection.execute("ALTER TABLE candidate ADD COLUMN planned INTEGER")
+    connection.execute("ALTER TABLE candidate ADD COLUMN expected JSON")
+
+
+_STEPS: Mapping[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3, 3: _to_4}
 
 
 def version_of(connection: sqlite3.Connection) -> int:
@@ -58,8 +64,10 @@ def migrate(connection: sqlite3.Connection) -> None:
 def tables_of(version: int) -> Tables:
     """Returns the columns by table of a schema version, in order."""
     tables = {table.name: tuple(column.name for column in table.columns) for table in Base.metadata.sorted_tables}
-    if version < 3:
-        tables["candidate"] = tuple(name for name in tables["candidate"] if name not in ("after", "told"))
+    new = {4: ("planned", "expected"), 3: ("after", "told")}
+    for number in (4, 3):
+        if version < number:
+            tables["candidate"] = tuple(name for name in tables["candidate"] if name not in new[number])
     if version < 2:
         del tables["asked"]
         tables["run"] = ("id", "schema_version", *tables["run"][1:])

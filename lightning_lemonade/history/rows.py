@@ -20,7 +20,7 @@ from lightning_lemonade.history.schema import (
 )
 from lightning_lemonade.history.values import error_number, harmless, integer, mapping, number, printable, sequence, text
 from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord, TaskRecord
-from lightning_lemonade.search.candidate import Child, Failure, Measurement, State, TaskResult
+from lightning_lemonade.search.candidate import Child, Expected, Failure, Measurement, State, TaskResult
 
 _COUNTS = ("proposed", "accepted", "evaluated", "failed", "total_epochs")
 _HASH = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -37,11 +37,39 @@ def child_row(child: Child, state: State, after: int | None) -> CandidateRow:
         generation=child.generation,
         state=state,
         after=after,
+        planned=child.epochs,
+        expected=_expected_row(child.expected),
         hash=child.spec.structural_hash,
         spec=child.spec.to_json(),
         mutations=[mutation.to_dict() for mutation in child.mutations],
         values=value_rows({key: Measurement(value) for key, value in child.values.items()}),
     )
+
+
+def _expected_row(expected: Expected) -> dict[str, Any]:
+    """Returns what was expected of a child, as JSON values; empty if nothing was."""
+    if not expected.values:
+        return {}
+    values = {key: [float(value.value), None if value.spread is None else float(value.spread)] for key, value in expected.values.items()}
+    return {"values": values, "seconds": None if expected.seconds is None else float(expected.seconds)}
+
+
+def _expected(row: object, keys: Sequence[str]) -> Expected:
+    """Returns what a row says that was expected of a child.
+
+    Raises:
+        ValueError: if it holds something else than a search writes.
+    """
+    found = mapping(row or {})
+    values = mapping(found.get("values", {}))
+    if not set(values) <= set(keys):
+        raise ValueError(f"values were expected of {shown(sorted(map(str, values)))}, which are no objectives")
+    seconds = found.get("seconds")
+    predicted = {}
+    for key, pair in values.items():
+        value, spread = sequence(pair)
+        predicted[key] = Measurement(number(value), None if spread is None else number(spread))
+    return Expected(predicted, None if seconds is None else number(seconds))
 
 
 def value_rows(values: Mapping[str, Measurement]) -> dict[str, ValueRow]:
@@ -128,6 +156,8 @@ def candidate_record(row: CandidateRow, spec: GraphSpec, *, keys: Sequence[str],
         in_front=in_front,
         after=None if row.after is None else integer(row.after),
         told=None if row.told is None else integer(row.told),
+        planned=None if row.planned is None else integer(row.planned),
+        expected=_expected(row.expected, keys),
     )
 
 

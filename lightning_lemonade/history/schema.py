@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, attribute_keyed_dict, mapped_column, relationship
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Counts up with every change of a table; a database holds it as SQLite's `user_version`."""
 APPLICATION_ID = 0x4C454D4F
 """SQLite's `application_id` of our databases: "LEMO"."""
@@ -80,6 +80,8 @@ class PhaseRow(Base):
 class CandidateRow(Base):
     """An accepted child and what became of it.
 
+    `planned` are the epochs that it is to be trained for each task, where they aren't those of the settings; `expected` is what it was
+    chosen for.
     In an asynchronous search `after` counts the children that it was told of before it accepted this one, and `told` those up to this one.
     """
 
@@ -99,6 +101,8 @@ class CandidateRow(Base):
     cumulative_images: Mapped[int] = mapped_column(default=0)
     after: Mapped[int | None]
     told: Mapped[int | None]
+    planned: Mapped[int | None]
+    expected: Mapped[dict[str, Any] | None]
     values: Mapped[dict[str, ValueRow]] = relationship(collection_class=attribute_keyed_dict("objective"), **_PARTS)
     results: Mapped[dict[str, TaskResultRow]] = relationship(collection_class=attribute_keyed_dict("task"), **_PARTS)
     phases: Mapped[list[PhaseRow]] = relationship(**_PARTS)

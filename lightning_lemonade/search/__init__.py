@@ -9,7 +9,7 @@ from lightning_lemonade.search.limits import Limits
 from lightning_lemonade.search.randomness import derived_rng, derived_seed
 from lightning_lemonade.search.sampling import DensitySampling, Sampling, UniformSampling
 from lightning_lemonade.search.search import Asked, Search
-from lightning_lemonade.search.survival import NonDominatedSurvival, Survival
+from lightning_lemonade.search.survival import ContributionSurvival, NonDominatedSurvival, Survival
 
 SAMPLING: dict[str, type[Sampling]] = {"density": DensitySampling, "gain": GainSampling, "uniform": UniformSampling}
 """The strategies of choice by name."""
@@ -19,6 +19,7 @@ __all__ = [
     "Asked",
     "CheapDensity",
     "Child",
+    "ContributionSurvival",
     "DensitySampling",
     "Failure",
     "GainSampling",

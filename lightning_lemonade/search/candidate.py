@@ -11,6 +11,32 @@ State = Literal["accepted", "running", "evaluated", "failed"]
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """A measured or predicted value.
+
+    Attributes:
+        value: in the objective's unit.
+        spread: standard deviation over repeated measurements, or of the prediction; None where measured once.
+    """
+
+    value: float
+    spread: float | None = None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a strategy of choice expected of a child when it was accepted.
+
+    Attributes:
+        values: of trained objectives by key.
+        seconds: that its training takes; None where times aren't looked at.
+    """
+
+    values: Mapping[str, Measurement] = field(default_factory=dict)
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Proposal:
     """A candidate that has only spec objectives.
 
@@ -20,6 +46,7 @@ class Proposal:
         parent: id of the parent; None for starting networks.
         mutations: what was done to the parent, in order.
         values: the spec objectives' values by key.
+        epochs: that it is to be trained for each task; None for as many as the settings say.
     """
 
     spec: GraphSpec
@@ -27,6 +54,7 @@ class Proposal:
     parent: int | None
     mutations: tuple[Mutation, ...]
     values: Mapping[str, float]
+    epochs: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -35,22 +63,11 @@ class Child(Proposal):
 
     Attributes:
         id: counts up over the search, from 0.
+        expected: what the strategy of choice expected of it.
     """
 
     id: int = -1
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A measured value.
-
-    Attributes:
-        value: in the objective's unit.
-        spread: standard deviation over repeated measurements; None where measured once.
-    """
-
-    value: float
-    spread: float | None = None
+    expected: Expected = field(default_factory=Expected, kw_only=True)
 
 
 @dataclass(frozen=True)

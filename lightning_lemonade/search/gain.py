@@ -1,14 +1,15 @@
 """Choice by the expected gain in hypervolume for the work that it takes. Source: ours."""
 
 from collections.abc import Sequence
-from math import log, prod
+from math import log
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_lemonade.graph import GraphSpec
-from lightning_lemonade.search.candidate import Member, Outline, Proposal
+from lightning_lemonade.search.candidate import Expected, Measurement, Member, Outline, Proposal
+from lightning_lemonade.search.cost import CostModel
 from lightning_lemonade.search.dominance import hypervolume
 from lightning_lemonade.search.knowledge import Knowledge
 
@@ -17,24 +18,11 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-MACS_PER_VALUE = 60
-MACS_PER_STEP = 500_000
 FEWEST_FAMILIES = 8
 LEAST_SCALE = 0.01
 PRIOR = (-0.1, 0.2)  # mean and spread of the change before there are families to learn from
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()  # those of an expectation
-
-
-def work(spec: GraphSpec) -> float:
-    """Returns what training on one sample costs, in multiply-adds of its forward pass.
-
-    Beside the multiply-adds it counts each value that a node writes, since memory bounds batch norms and activations, and a sample's share
-    of what a step costs for any network. Both weights were fitted to times of training steps on one core of a CPU, most of which it meets
-    within 16 % (docs/benchmarks.md). It is computed rather than timed, so that a search can be repeated bit for bit.
-    """
-    values = sum(prod(spec.shapes[node.id]) for node in spec.nodes if node.inputs)
-    return float(spec.macs + MACS_PER_VALUE * values + MACS_PER_STEP)
 
 
 class GainSampling:
@@ -58,6 +46,7 @@ class _Gain:
         self.members = {member.id: member for member in knowledge.population}
         trained = [key for key in knowledge.keys if key not in knowledge.cheap]
         self.models = {key: ChangeModel(knowledge.families, key, knowledge.bounds[key]) for key in trained}
+        self.costs = CostModel(knowledge.measured)
 
     def parents(self) -> Array:
         return np.zeros(len(self.known.population))
@@ -67,7 +56,7 @@ class _Gain:
             return []
         front = np.array([[member.values[key] for key in self.known.keys] for member in self.known.population], dtype=np.float64)
         outlooks = self._outlooks(proposals)
-        costs = np.array([work(proposal.spec) for proposal in proposals])
+        costs = self._costs(proposals)
         left = list(range(len(proposals)))
         chosen: list[int] = []
         while left and len(chosen) < count:
@@ -78,13 +67,26 @@ class _Gain:
             front = np.vstack([front, outlooks[best][len(_NODES) // 2]])
         return chosen
 
+    def expected(self, proposal: Proposal) -> Expected:
+        outlook = self._outlooks([proposal])[0]
+        middle, first = outlook[len(_NODES) // 2], outlook[0]
+        places = {key: i for i, key in enumerate(self.known.keys) if key in self.models}
+        values = {key: Measurement(float(middle[i]), float((middle[i] - first[i]) / -_NODES[0])) for key, i in places.items()}
+        return Expected(values, float(self._costs([proposal])[0]) if self.known.measured else None)
+
+    def _costs(self, proposals: Sequence[Proposal]) -> Array:
+        """Returns seconds of training, or what is proportional to them: (proposals,)."""
+        epochs = np.array([self.known.epochs_of(proposal) for proposal in proposals])
+        return np.asarray(self.costs.predict([proposal.spec for proposal in proposals]) * epochs)
+
     def _outlooks(self, proposals: Sequence[Proposal]) -> Array:
         """Returns points that each proposal may reach, at the nodes of the quadrature: (proposals, nodes, objectives)."""
         parents = [self.members[proposal.parent] for proposal in proposals]  # type: ignore[index]  # starting networks aren't chosen among
+        epochs = [self.known.epochs_of(proposal) for proposal in proposals]
         points = np.empty((len(proposals), len(_NODES), len(self.known.keys)))
         for column, key in enumerate(self.known.keys):
             if key in self.models:
-                mean, spread = self.models[key].predict(parents, [proposal.spec for proposal in proposals], self.known.epochs)
+                mean, spread = self.models[key].predict(parents, [proposal.spec for proposal in proposals], epochs)
                 points[:, :, column] = mean[:, None] + spread[:, None] * _NODES
             else:
                 points[:, :, column] = np.array([proposal.values[key] for proposal in proposals])[:, None]
@@ -102,7 +104,7 @@ class ChangeModel:
 
     The change is relative to the parent's value, or to a hundredth of what the bounds span where that is more: what is nearly perfect would
     make any change enormous. What it is predicted from: how parameters and multiply-adds change (with sign and
-    without), the child's size, and how long it and its ancestors will have been trained.
+    without), the child's size, and how long it, and it with its ancestors, will have been trained.
 
     Args:
         families: (parent, child) of the children evaluated.
@@ -123,18 +125,18 @@ class ChangeModel:
             changes = [child.values[key] / self._scale(parent) - parent.values[key] / self._scale(parent) for parent, child in families]
             self._model = make_pipeline(StandardScaler(), BayesianRidge()).fit(features, np.array(changes))
 
-    def predict(self, parents: Sequence[Member], specs: Sequence[GraphSpec], epochs: int) -> tuple[Array, Array]:
+    def predict(self, parents: Sequence[Member], specs: Sequence[GraphSpec], epochs: Sequence[int]) -> tuple[Array, Array]:
         """Returns means and spreads (standard deviations) of the children's values: (n,), (n,).
 
         Args:
             parents: of the children.
             specs: the children's.
-            epochs: that each will train.
+            epochs: that each will train, all tasks together.
         """
         old, scale = np.array([m.values[self.key] for m in parents]), np.array([self._scale(m) for m in parents])
         if self._model is None:
             return old + PRIOR[0] * scale, PRIOR[1] * scale
-        features = np.array([_features(m.outline, spec, m.epochs + epochs) for m, spec in zip(parents, specs, strict=True)])
+        features = np.array([_features(m.outline, spec, m.epochs + more) for m, spec, more in zip(parents, specs, epochs, strict=True)])
         mean, spread = self._model.predict(features, return_std=True)
         return old + mean * scale, spread * scale
 
@@ -145,4 +147,6 @@ class ChangeModel:
 def _features(parent: Outline, child: Outline | GraphSpec, epochs: int) -> list[float]:
     params = log(max(1, child.parameter_count) / max(1, parent.parameter_count))
     macs = log(max(1, child.macs) / max(1, parent.macs))
-    return [params, abs(params), macs, abs(macs), 1 / max(1, epochs), log(max(1, child.parameter_count))]
+    own = epochs - parent.epochs if epochs > parent.epochs else epochs
+    size = log(max(1, child.parameter_count))
+    return [params, abs(params), macs, abs(macs), 1 / max(1, epochs), log(max(1, own)), size]

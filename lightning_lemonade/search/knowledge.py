@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_lemonade.search.candidate import Member, Outline
+from lightning_lemonade.search.candidate import Member, Outline, Proposal
 from lightning_lemonade.search.dominance import Bounds
 
 
@@ -17,7 +17,9 @@ class Knowledge:
         cheap: keys of the spec objectives.
         keys: of all objectives.
         bounds: the hypervolume's.
-        epochs: that a child will train.
+        epochs: that a child will train, all tasks together.
+        tasks: how many.
+        measured: (terms of its cost, seconds of an epoch) of everything that was trained; empty where times may decide nothing.
     """
 
     population: Sequence[Member]
@@ -26,3 +28,9 @@ class Knowledge:
     keys: Sequence[str]
     bounds: Bounds
     epochs: int
+    tasks: int = 1
+    measured: Sequence[tuple[tuple[float, float, float], float]] = ()
+
+    def epochs_of(self, proposal: Proposal) -> int:
+        """Returns how many epochs a proposal will be trained, all tasks together."""
+        return self.epochs if proposal.epochs is None else proposal.epochs * self.tasks

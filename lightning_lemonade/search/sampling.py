@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_lemonade.search.candidate import Member, Proposal
+from lightning_lemonade.search.candidate import Expected, Member, Proposal
 from lightning_lemonade.search.density import CheapDensity
 from lightning_lemonade.search.knowledge import Knowledge
 
@@ -35,6 +35,9 @@ class FittedSampling(Protocol):
     def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
         """Returns which proposals are accepted: `count` of them, or all if there are fewer."""
 
+    def expected(self, proposal: Proposal) -> Expected:
+        """Returns what an accepted proposal is expected to give."""
+
 
 class DensitySampling:
     """The paper's choice: weights 1 / density of the cheap objectives, for parents and children alike (Algorithm 1)."""
@@ -56,6 +59,9 @@ class _InverseDensity:
 
     def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
         return without_replacement(-self.density.log_density(self._cheap(proposals)), count, rng)
+
+    def expected(self, proposal: Proposal) -> Expected:
+        return Expected()
 
     def _cheap(self, candidates: Sequence[Member | Proposal]) -> Array:
         rows = [[candidate.values[key] for key in self.known.cheap] for candidate in candidates]
@@ -81,6 +87,9 @@ class _Uniform:
 
     def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
         return without_replacement(np.zeros(len(proposals)), count, rng)
+
+    def expected(self, proposal: Proposal) -> Expected:
+        return Expected()
 
 
 def draw_one(log_weights: Array, rng: np.random.Generator) -> int:

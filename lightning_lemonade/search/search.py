@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -9,11 +10,13 @@ import numpy as np
 from lightning_lemonade.errors import SearchError
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.morphisms import Mutation
-from lightning_lemonade.search.candidate import Child, Member, Outcome, Outline, Proposal
+from lightning_lemonade.search.candidate import Child, Expected, Member, Outcome, Outline, Proposal
+from lightning_lemonade.search.cost import terms
 from lightning_lemonade.search.dominance import Bounds, hypervolume
+from lightning_lemonade.search.gain import GainSampling
 from lightning_lemonade.search.knowledge import Knowledge
 from lightning_lemonade.search.limits import Limits
-from lightning_lemonade.search.sampling import Sampling, draw_one
+from lightning_lemonade.search.sampling import FittedSampling, Sampling, draw_one
 from lightning_lemonade.search.survival import Survival
 
 SpecObjectives = Mapping[str, Callable[[GraphSpec], float]]
@@ -52,8 +55,10 @@ class Search:
         survival: how the population is formed.
         proposals: n_pc, children proposed for each call of `ask`.
         bounds: the hypervolume's.
-        epochs: that a child trains.
+        epochs: that a child trains, all tasks together.
+        tasks: how many.
         inherits: whether children inherit their parent's weights.
+        timed: whether the choice may look at the seconds that trainings took; then no other run repeats it bit for bit.
 
     Attributes:
         population: the members.
@@ -73,30 +78,34 @@ class Search:
         proposals: int,
         bounds: Bounds,
         epochs: int,
+        tasks: int = 1,
         inherits: bool = True,
+        timed: bool = False,
     ) -> None:
         self.space, self.objectives, self.keys, self.limits = space, objectives, tuple(keys), limits
         self.sampling, self.survival, self.proposals, self.bounds = sampling, survival, proposals, bounds
-        self.epochs, self.inherits = epochs, inherits
+        self.epochs, self.tasks, self.inherits, self.timed = epochs, tasks, inherits, timed
         self.population: list[Member] = []
         self.members: dict[int, Member] = {}
         self.in_flight: dict[int, Child] = {}
         self._seen: set[str] = set()
         self._next_id = 0
         self._families: list[tuple[Outline, Outline]] = []
-        self._trained_on: set[int] = set()
+        self._measured: list[tuple[tuple[float, float, float], float]] = []
+        self._trained_on: set[tuple[int, int | None]] = set()
 
-    def start(self, specs: Iterable[GraphSpec]) -> Asked:
+    def start(self, specs: Iterable[GraphSpec], epochs: int | None = None) -> Asked:
         """Accepts the starting population.
 
         Args:
             specs: the starting networks; the caller has dropped those outside the limits.
+            epochs: that each is trained for each task; None for as many as the settings say.
         """
-        proposals = [Proposal(spec, 0, None, (), self._values(spec)) for spec in specs]
+        proposals = [Proposal(spec, 0, None, (), self._values(spec), epochs=epochs) for spec in specs]
         distinct = list({proposal.spec.structural_hash: proposal for proposal in proposals}.values())
         return Asked(tuple(self._accept(proposal) for proposal in distinct), len(distinct))
 
-    def ask(self, rng: np.random.Generator, count: int, generation: int, *, proposals: int | None = None) -> Asked:
+    def ask(self, rng: np.random.Generator, count: int, generation: int, *, proposals: int | None = None, room: float = inf) -> Asked:
         """Proposes children of the population and accepts some of them: the first half of a generation.
 
         Args:
@@ -104,14 +113,14 @@ class Search:
             count: n_ac, children wanted; fewer where not enough legal ones are found.
             generation: its number, from 1.
             proposals: n_pc of this call, in place of the search's; an asynchronous search asks for fewer children at a time.
+            room: seconds that the children may take together; where times are expected, fewer are accepted, but at least one.
 
         Raises:
             SearchError: if the population is empty.
         """
         if not self.population:
             raise SearchError("the population is empty: no starting network was evaluated")
-        knowledge = Knowledge(self.population, self._families, tuple(self.objectives), self.keys, self.bounds, self.epochs)
-        choice = self.sampling.fit(knowledge)
+        choice = self.sampling.fit(self._knowledge())
         weights = choice.parents()
         wanted = self.proposals if proposals is None else proposals
         found: dict[str, Proposal] = {}
@@ -122,9 +131,25 @@ class Search:
             child = self._propose(parent, rng, generation)
             if child is not None:
                 found.setdefault(child.spec.structural_hash, child)
-        legal = [*found.values(), *self._continued(generation)]
-        chosen = choice.accept(legal, count, rng)
-        return Asked(tuple(self._accept(legal[i]) for i in sorted(chosen)), len(legal))
+        continued = self._continued(generation, None) if self.sampling.continues else []
+        legal = [*found.values(), *continued]
+        return self._accepted(choice, legal, count, rng, room)
+
+    def ask_to_polish(self, rng: np.random.Generator, count: int, generation: int, epochs: int, *, room: float = inf) -> Asked:
+        """Proposes to train members of the population on, without a change, and longer than children are: the end of a search.
+
+        Those are accepted that promise the largest gain in hypervolume for their work, whatever the search's sampling. A member is polished
+        once; what comes of it is another member, which may be polished in turn. Source: ours.
+
+        Args:
+            rng: the source of every draw.
+            count: how many are wanted; fewer where not so many are left.
+            generation: its number.
+            epochs: that each is trained for each task.
+            room: see `ask`.
+        """
+        legal = self._continued(generation, epochs)
+        return self._accepted(GainSampling().fit(self._knowledge()), legal, count, rng, room)
 
     def tell(self, outcomes: Iterable[Outcome]) -> bool:
         """Takes evaluated and failed children: the second half of a generation.
@@ -139,9 +164,12 @@ class Search:
             if outcome.failure is None:
                 values = {key: outcome.values[key].value for key in self.keys}
                 parent = None if child.parent is None else self.members[child.parent]
-                epochs = sum(result.epochs for result in outcome.tasks.values()) + (parent.epochs if parent and self.inherits else 0)
+                own = sum(result.epochs for result in outcome.tasks.values())
+                epochs = own + (parent.epochs if parent and self.inherits else 0)
                 member = self.members[child.id] = Member(child.id, child.spec, values, epochs)
                 candidates.append(member)
+                if self.timed and own and outcome.seconds.get("fit"):
+                    self._measured.append((terms(child.spec), outcome.seconds["fit"] / own))
                 if parent:
                     self._families.append((parent.outline, member.outline))
         self.population = self.survival.select(candidates, self.keys)
@@ -181,15 +209,32 @@ class Search:
             return None
         return Proposal(mutated[1], generation, parent.id, mutated[0], values)
 
-    def _continued(self, generation: int) -> list[Proposal]:
-        """Returns proposals to train each member on, as it is, once."""
-        if not (self.sampling.continues and self.inherits):
-            return []
-        members = [member for member in self.population if member.id not in self._trained_on]
-        return [Proposal(m.spec, generation, m.id, (), {key: m.values[key] for key in self.objectives}) for m in members]
+    def _knowledge(self) -> Knowledge:
+        return Knowledge(
+            self.population, self._families, tuple(self.objectives), self.keys, self.bounds, self.epochs, self.tasks, self._measured
+        )
 
-    def _accept(self, proposal: Proposal) -> Child:
-        child = Child(proposal.spec, proposal.generation, proposal.parent, proposal.mutations, proposal.values, self._next_id)
+    def _continued(self, generation: int, epochs: int | None) -> list[Proposal]:
+        """Returns proposals to train each member on, as it is, once for as many epochs."""
+        if not self.inherits:
+            return []
+        members = [member for member in self.population if (member.id, epochs) not in self._trained_on]
+        values = {m.id: {key: m.values[key] for key in self.objectives} for m in members}
+        return [Proposal(m.spec, generation, m.id, (), values[m.id], epochs=epochs) for m in members]
+
+    def _accepted(self, choice: FittedSampling, legal: Sequence[Proposal], count: int, rng: np.random.Generator, room: float) -> Asked:
+        """Accepts some of several proposals, as many as there is room for."""
+        chosen: dict[int, Expected] = {}
+        for i in choice.accept(legal, count, rng):
+            expected = choice.expected(legal[i])
+            room -= expected.seconds or 0.0
+            if room < 0 and chosen:
+                break
+            chosen[i] = expected
+        return Asked(tuple(self._accept(legal[i], chosen[i]) for i in sorted(chosen)), len(legal))
+
+    def _accept(self, proposal: Proposal, expected: Expected | None = None) -> Child:
+        child = Child(**vars(proposal), id=self._next_id, expected=expected or Expected())
         self._take(child)
         return child
 
@@ -197,7 +242,7 @@ class Search:
         self._next_id += 1
         self._seen.add(child.spec.structural_hash)
         if child.parent is not None and not child.mutations:
-            self._trained_on.add(child.parent)
+            self._trained_on.add((child.parent, child.epochs))
         self.in_flight[child.id] = child
 
     def _values(self, spec: GraphSpec) -> dict[str, float]:

@@ -343,7 +343,7 @@ class TestDamage:
 
     def test_a_newer_schema(self, tmp_path: Path) -> None:
         self._change(tmp_path, "PRAGMA user_version = 99")
-        with pytest.raises(HistoryError, match="schema 99; this release reads up to 3: upgrade"):
+        with pytest.raises(HistoryError, match="schema 99; this release reads up to 4: upgrade"):
             History.open(tmp_path)
 
     @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lightning_lemonade.search import GainSampling, Knowledge, Member, Proposal, gain
-from lightning_lemonade.search.gain import FEWEST_FAMILIES, PRIOR, ChangeModel, work
+from lightning_lemonade.search.gain import FEWEST_FAMILIES, PRIOR, ChangeModel
 from lightning_lemonade.spaces import strided_net
 
 BOUNDS = {"error": (0.0, 0.9), "params": (1e2, 1e6)}
@@ -34,15 +34,10 @@ def families(count, change):
     return made
 
 
-def test_work_grows_with_multiply_adds_and_with_what_is_written():
-    small, wide = strided_net((1, 28, 28), 10, 8), strided_net((1, 28, 28), 10, 16)
-    assert small.macs < work(small) < work(wide)
-
-
 def test_the_model_learns_what_widening_does():
     model = ChangeModel(families(30, lambda factor: 0.9 / factor**0.3), "error", (0.0, 0.9))
     parent = member(0, 9, 0.2)
-    (shrunk, kept, grown), spread = model.predict([parent] * 3, [member(0, width, 0).spec for width in (5, 9, 18)], 3)
+    (shrunk, kept, grown), spread = model.predict([parent] * 3, [member(0, width, 0).spec for width in (5, 9, 18)], [3] * 3)
     assert grown < kept < shrunk
     assert grown == pytest.approx(0.2 * 0.9 / 2**0.3, rel=0.1)
     assert (spread > 0).all()
@@ -50,7 +45,7 @@ def test_the_model_learns_what_widening_does():
 
 def test_without_enough_families_the_model_is_a_prior():
     model = ChangeModel(families(FEWEST_FAMILIES - 1, lambda _: 0.5), "error", (0.0, 0.9))
-    mean, spread = model.predict([member(0, 9, 0.2)], [member(0, 18, 0).spec], 3)
+    mean, spread = model.predict([member(0, 9, 0.2)], [member(0, 18, 0).spec], [3])
     assert mean == pytest.approx([0.2 * (1 + PRIOR[0])])
     assert spread == pytest.approx([0.2 * PRIOR[1]])
 
@@ -87,7 +82,7 @@ def test_one_parent_without_any_error_does_not_spoil_the_model():
     perfect = (member(98, 8, 0.0).outline, member(99, 8, 0.02, epochs=6).outline)
     model = ChangeModel([*ordinary, perfect], "error", BOUNDS["error"])
     parent = member(0, 9, 0.2)
-    (shrunk, kept, grown), spread = model.predict([parent] * 3, [member(0, width, 0).spec for width in (5, 9, 18)], 3)
+    (shrunk, kept, grown), spread = model.predict([parent] * 3, [member(0, width, 0).spec for width in (5, 9, 18)], [3] * 3)
     assert grown < kept < shrunk
     assert spread.max() < 0.2
 

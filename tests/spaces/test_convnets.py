@@ -4,6 +4,7 @@ import pytest
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.graph import Conv2d, Pool2d
 from lightning_lemonade.spaces import EXACT_OPERATORS, ConvNetSpace, strided_net
+from lightning_lemonade.spaces.convnets import two_block_net
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,27 @@ def test_starting_networks_have_the_sizes_that_are_promised(shape, sizes, starts
     specs = ConvNetSpace(starts=starts).initial(shape, 10)
     assert [spec.parameter_count for spec in specs] == pytest.approx(sizes, rel=0.15)
     assert all(spec.input_shape == shape and spec.output_shape == (10,) for spec in specs)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        ((3, 32, 32), (15_000, 50_000, 100_000, 200_000)),
+        ((1, 28, 28), (4_900, 14_000, 34_000, 63_000)),
+        ((1, 8, 8), (500, 1_700, 4_800, 7_400)),
+    ],
+)
+def test_the_spanning_ones_reach_from_small_to_large(shape, sizes):
+    specs = ConvNetSpace(starts="spanning").initial(shape, 10)
+    assert [spec.parameter_count for spec in specs] == pytest.approx(sizes, rel=0.1)
+    kinds = [[sum(isinstance(node.op, kind) for node in spec.nodes) for kind in (Conv2d, Pool2d)] for spec in specs]
+    assert kinds == [[3, 0], [3, 0], [6, 0], [6, 2]]
+
+
+@pytest.mark.parametrize(("size", "strides"), [(32, [2, 1, 2, 1, 2, 1]), (8, [1, 1, 2, 1, 2, 1]), (2, [1] * 6)])
+def test_two_blocks_a_stage_can_be_halved_by_strides_too(size, strides):
+    spec = two_block_net((3, size, size), 10, 4, pooled=False)
+    assert [node.op.stride[0] for node in spec.nodes if isinstance(node.op, Conv2d)] == strides
 
 
 def test_of_the_papers_two_are_plain_and_two_separable():
@@ -30,7 +52,7 @@ def test_ours_halve_images_by_strides_where_they_are_large_enough(size, strides)
 
 
 def test_other_starting_networks_are_refused_by_name():
-    with pytest.raises(ConfigurationError, match="starts must be paper or strided, got 'small'"):
+    with pytest.raises(ConfigurationError, match="starts must be paper, strided or spanning, got 'small'"):
         ConvNetSpace(starts="small")
 
 
