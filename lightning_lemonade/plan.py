@@ -10,6 +10,7 @@ from textwrap import fill
 
 import torch
 
+from lightning_lemonade.errors import SearchError
 from lightning_lemonade.evaluation import Evaluator
 from lightning_lemonade.evaluation.pace import Pace, measure
 from lightning_lemonade.executors.places import Places, places_of
@@ -177,10 +178,16 @@ def initial_epochs(settings: SearchSettings, evaluator: Evaluator, specs: Sequen
         evaluator: with its data set up.
         specs: the starting networks.
     """
+    usual = settings.training.initial_epochs
+    if settings.max_seconds is None:
+        return usual
     places = places_of(settings.executor, settings.trainer_arguments, torch.get_num_threads())
-    if settings.max_seconds is None or places.processes > 1 or not places.at_hand:
-        return settings.training.initial_epochs
-    clocks = [_Clock.measured(evaluator, task, specs, places) for task in evaluator.tasks]
+    if places.processes > 1 or not places.at_hand:
+        return usual
+    try:
+        clocks = [_Clock.measured(evaluator, task, specs, places) for task in evaluator.tasks]
+    except SearchError:  # it fails again when it is trained: then it is recorded, and the search goes on with the others
+        return usual
     epoch = sum(clock.seconds(spec, 1, 1, 1) for clock in clocks for spec in specs)
     return _that_fit(settings, epoch / places.slots)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_lemonade import LemonadeTrainer
+from lightning_lemonade import LemonadeModule, LemonadeTrainer
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.history import History
@@ -86,3 +86,17 @@ def test_starting_networks_take_no_more_than_their_share_of_the_time(tmp_path):
     starts = [c for c in History.open(tmp_path / "run").candidates() if not c.generation]
     assert {c.planned for c in starts} == {c.epochs for c in starts}
     assert 2 <= starts[0].planned < 5000
+
+
+class TooLarge(LemonadeModule):
+    def training_step(self, batch, batch_idx):
+        if self.spec.parameter_count > 9000:
+            raise RuntimeError("too large")
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_starting_network_that_cannot_be_measured_fails_alone(tmp_path):
+    settings = SMALL | {"max_generations": 1, "max_time": "00:01:00:00", "module": TooLarge}
+    LemonadeTrainer(run_dir=tmp_path / "run", **settings).search(DigitsDataModule())
+    starts = [c for c in History.open(tmp_path / "run").candidates() if not c.generation]
+    assert [c.state for c in starts] == ["evaluated"] * 3 + ["failed"]
