@@ -246,8 +246,8 @@ class Run:
     def _polishes(self, number: int) -> bool:
         """Returns whether a generation belongs to the last part of the budget, in which the front is trained on."""
         settings, share = self.settings, self.settings.polish
-        if self.polish_seconds is not None:
-            return True
+        if self.polish_seconds is not None or not share:
+            return self.polish_seconds is not None
         if settings.max_generations is not None and number > round((1 - share) * settings.max_generations):
             return True
         return settings.max_seconds is not None and self._seconds_left <= share * settings.max_seconds
