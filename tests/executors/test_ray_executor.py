@@ -115,18 +115,21 @@ def test_other_data_on_another_machine_is_told(cluster, tmp_path):
         search(tmp_path / "run", RayExecutor(workers=1), Elsewhere())
 
 
-class Patient(RayExecutor):
+class Impatient(RayExecutor):
     def open(self, ranks, evaluator):
         super().open(ranks, evaluator)
         self._set_up_limit = 3
 
 
 @pytest.mark.parametrize(
-    ("action", "why"),
-    [(lambda: os._exit(1), "RayError|ActorDied"), (lambda: time.sleep(1000), "its data wasn't set up")],
+    ("executor", "action", "why"),
+    [
+        (RayExecutor, lambda: os._exit(1), "RayError|ActorDied"),  # with all the time it needs until it dies
+        (Impatient, lambda: time.sleep(1000), "its data wasn't set up"),
+    ],
     ids=["die", "hang"],
 )
-def test_workers_that_are_never_ready_end_the_search(cluster, tmp_path, monkeypatch, action, why):
+def test_workers_that_are_never_ready_end_the_search(cluster, tmp_path, monkeypatch, executor, action, why):
     monkeypatch.setattr(ray_executor, "FALSE_STARTS", 1)
 
     class Deadly(DigitsDataModule):
@@ -138,7 +141,7 @@ def test_workers_that_are_never_ready_end_the_search(cluster, tmp_path, monkeypa
             super().setup(stage)
 
     with pytest.raises(SearchError, match=f"workers in a row were lost before they were ready, the last one with: .*({why})"):
-        search(tmp_path / "run", Patient(workers=1), Deadly())
+        search(tmp_path / "run", executor(workers=1), Deadly())
 
 
 @pytest.mark.parametrize(
