@@ -15,9 +15,9 @@ TESTS = Path(__file__).parent
 OF_LAUNCHERS = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
 
 
-def environment():
+def environment(**more):
     clean = {name: value for name, value in os.environ.items() if name not in OF_LAUNCHERS}
-    return clean | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), clean.get("PYTHONPATH", "")])}
+    return clean | more | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), clean.get("PYTHONPATH", "")])}
 
 
 class Reader(threading.Thread):
@@ -40,15 +40,16 @@ class Forked:
         program: the file, and its arguments.
         cwd: as Popen's.
         start_new_session: as Popen's.
+        env: of the program.
     """
 
-    def __init__(self, program, *, cwd=".", start_new_session=False):
+    def __init__(self, program, *, cwd=".", start_new_session=False, env=None):
         self.args, self.returncode = program, None
         pipes = [os.pipe() for _ in range(2)]
         self._pid = os.fork()
         if self._pid == 0:
             try:
-                code = self._program([end for _, end in pipes], cwd, start_new_session)
+                code = self._program([end for _, end in pipes], cwd, start_new_session, env or environment())
             except BaseException:
                 traceback.print_exc()
                 code = 1
@@ -59,7 +60,7 @@ class Forked:
             os.close(end)
         self._readers = [Reader(end) for end, _ in pipes]
 
-    def _program(self, ends, cwd, start_new_session):
+    def _program(self, ends, cwd, start_new_session, env):
         for descriptor, end in enumerate(ends, 1):
             os.dup2(end, descriptor)
             os.close(end)
@@ -69,7 +70,7 @@ class Forked:
         if start_new_session:
             os.setsid()
         os.environ.clear()
-        os.environ.update(environment())
+        os.environ.update(env)
         sys.argv, sys.path = self.args, [str(Path(self.args[0]).parent), *sys.path]
         try:
             runpy.run_path(self.args[0], run_name="__main__")

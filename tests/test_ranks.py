@@ -36,13 +36,8 @@ def launched(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def by_torchrun(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("torchrun") / "run"
-    return directory, results(processes.run(*processes.torchrun(PROGRAM, "look", directory, TWO)))
-
-
-@pytest.fixture(scope="module")
 def two_nodes(tmp_path_factory):
+    """A search by torchrun on two nodes, of one process each; on one node it is killed below."""
     directory, port = tmp_path_factory.mktemp("nodes") / "run", processes.free_port()
     arguments = (PROGRAM, "look", directory, json.dumps({"devices": 1, "num_nodes": 2}))
     agents = [processes.started(*processes.torchrun(*arguments, nodes=2, node=node, port=port, per_node=1)) for node in (0, 1)]
@@ -50,7 +45,7 @@ def two_nodes(tmp_path_factory):
     return directory, sorted((one for of_node in found for one in of_node), key=lambda one: one["rank"])
 
 
-@pytest.mark.parametrize("way", ["launched", "by_torchrun", "two_nodes"])
+@pytest.mark.parametrize("way", ["launched", "two_nodes"])
 def test_two_processes_train_the_same_children_and_one_writes(request, way):
     directory, found = request.getfixturevalue(way)
     assert [one["rank"] for one in found] == [0, 1]
@@ -63,8 +58,8 @@ def test_two_processes_train_the_same_children_and_one_writes(request, way):
     assert [spec_hash for spec_hash, _ in found[0]["trained"]] == [candidate.hash for candidate in candidates]
 
 
-def test_however_the_processes_are_started_the_search_is_the_same(launched, by_torchrun, two_nodes):
-    assert evaluated(launched[0]) == evaluated(by_torchrun[0]) == evaluated(two_nodes[0])
+def test_however_the_processes_are_started_the_search_is_the_same(launched, two_nodes):
+    assert evaluated(launched[0]) == evaluated(two_nodes[0])
 
 
 def test_with_the_errors_of_one_device_the_search_takes_the_same_course(tmp_path):

@@ -21,8 +21,8 @@ def _quiet():
         yield
 
 
-def searched(datamodule, tmp_path, **arguments):
-    front = LemonadeTrainer(run_dir=tmp_path / "run", limits={"params": 2e4}, **SMALL, **arguments).search(datamodule)
+def searched(datamodule, tmp_path, largest=2e4, **arguments):
+    front = LemonadeTrainer(run_dir=tmp_path / "run", limits={"params": largest}, **SMALL, **arguments).search(datamodule)
     assert len(front) >= 1
     return next(iter(front))
 
@@ -32,7 +32,7 @@ def test_lightnings_demo(tmp_path, monkeypatch):
     write_mnist(tmp_path / "MNIST" / "raw", (60_000, 64))
     monkeypatch.setattr(mnist_datamodule, "_DATASETS_PATH", str(tmp_path))
     datamodule = mnist_datamodule.MNISTDataModule(data_dir=str(tmp_path), batch_size=64)
-    candidate = searched(datamodule, tmp_path, limit_train_batches=3)
+    candidate = searched(datamodule, tmp_path, largest=7e3, limit_train_batches=3)  # it validates on 5,000 images
     assert candidate.spec.input_shape == (1, 28, 28)
     assert candidate.spec.output_shape == (10,)
     assert candidate.test_error is not None

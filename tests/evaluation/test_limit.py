@@ -1,14 +1,11 @@
 import contextlib
-import os
 import signal
-import socket
-import subprocess
-import sys
 import textwrap
 import threading
 import time
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 
@@ -177,22 +174,13 @@ if __name__ == "__main__":
 def test_several_processes_stop_together_and_do_not_try_again(tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(textwrap.dedent(RANKS.format(here=str(Path(__file__).parent))))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(processes.free_port())}
     ranks = [  # started at once, where Lightning's launcher waits some seconds between the two
-        subprocess.Popen(
-            [sys.executable, str(script)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=shared | {"LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
+        processes.started(script, env=processes.environment(**shared, LOCAL_RANK=str(rank))) for rank in range(2)
     ]
-    printed = [rank.communicate(timeout=120) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], printed
-    lines = sorted(line for out, _ in printed for line in out.splitlines() if line.startswith("rank"))
+    printed = [processes.ended(rank) for rank in ranks]
+    assert [rank.returncode for rank in printed] == [0, 0], printed
+    lines = sorted(line for rank in printed for line in rank.stdout.splitlines() if line.startswith("rank"))
     kinds = [line.split()[2] for line in lines]
     assert kinds == ["out_of_memory", "time_limit"] * 2
     assert all("where several processes train a child, it isn't tried again" in line for line in lines if "memory" in line)
