@@ -11,7 +11,8 @@ Methods (all train with the same Lightning module, optimiser, schedule and loade
   random-E   random networks of a hand-written space, E epochs each
   nsga2-E, tpe-E
              Optuna's NSGA-II and multi-objective TPE over the same space, E epochs each
-  ladder-E   about ten hand-scaled networks, two blocks a stage, dense, E epochs each; ladder-stride-E: the same with strides from the first
+  ladder-E   hand-scaled networks, two blocks a stage, dense, E epochs each, each 1.6 to 1.7 times as large as the one before, from the
+             smallest that is allowed to the largest that the time allows; ladder-stride-E: the same with strides from the first
              block on instead of poolings; ladder-sep-E: separable, with poolings
 
 Peers that draw networks at random leave out those that cost more than any of our starting networks by far: see `PEERS_WORK`.
@@ -59,13 +60,15 @@ from lightning_lemonade.records import CandidateRecord
 from lightning_lemonade.search import Child
 from lightning_lemonade.search.cost import work
 from lightning_lemonade.search.dominance import hypervolume, non_dominated
+from lightning_lemonade.settings import ALGORITHMS
 from lightning_lemonade.spaces import ConvNetSpace
 
 BOX = (1e3, 1e6)
 PEERS_WORK = 12e6
-RUNGS = (10, 4e5)
+RUNGS = (10, 4e5)  # how many, and the largest; the smallest is the smallest legal one
 REFERENCES = (1.0, 0.3)
 OBJECTIVES = ("error", "params")
+OURS = ("ours", "unpolished", "strided", "uniform", "density", "scratch", "paper")
 
 
 SETS = {"fashion": FashionMNIST, "cifar10": CIFAR10}
@@ -279,12 +282,16 @@ def optuna_search(data: pl.LightningDataModule, shape: tuple[int, ...], seed: in
 def hand_ladder(
     data: pl.LightningDataModule, shape: tuple[int, ...], seed: int, budget: float, epochs: int, kind: str, down: str
 ) -> list[Point]:
-    """Networks of one family, scaled by width, over the range that the limits allow, the smallest first."""
+    """Networks of one family, scaled by width, from the smallest that the limits allow to the largest that the budget does."""
     peer = Peer(data, seed, budget, epochs)
     low, _ = ConvNetSpace().limits(shape)["params"]
-    with suppress(Spent):
-        for spec in filter(is_legal, ladder(lambda width: two_block_net(shape, 10, width, kind, down), low, RUNGS[1], RUNGS[0])):
-            peer.evaluate(spec)
+    earlier: list[GraphSpec] = []
+    for spec in filter(is_legal, ladder(lambda width: two_block_net(shape, 10, width, kind, down), low, RUNGS[1], RUNGS[0])):
+        rate = peer.points[-1].seconds / sum(map(work, earlier)) if earlier else 0.0
+        if peer.clock.seconds + rate * work(spec) > budget:  # it would be known too late
+            break
+        peer.evaluate(spec)
+        earlier.append(spec)
     return peer.finished()
 
 
@@ -320,7 +327,7 @@ def run(
     scratch = (
         {"training": replace(ours["training"], epochs=epochs, initial_epochs=epochs), "inherit": False, "polish": 0.0} if epochs else {}
     )
-    parts: dict[str, Mapping[str, Any]] = {
+    parts: dict[str, Mapping[str, Any]] = {  # those of OURS
         "ours": {},
         "unpolished": {"polish": 0.0},
         "strided": {"space": ConvNetSpace(starts="strided")},
@@ -370,11 +377,12 @@ def main() -> None:
     parser.add_argument("--data_root", default=os.environ.get("LEMONADE_DATA_ROOT", "data"))
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=3, help="of our search's children")
-    parser.add_argument("--initial_epochs", type=int, default=3, help="of our search's starting networks")
-    parser.add_argument("--starts", default="spanning", help="of our search")
-    parser.add_argument("--polish", type=float, default=0.3, help="share of our search's budget")
-    parser.add_argument("--polish_epochs", type=int, default=8)
+    usual, chosen = Training(), ALGORITHMS["gain"]
+    parser.add_argument("--epochs", type=int, default=usual.epochs, help="of our search's children")
+    parser.add_argument("--initial_epochs", type=int, default=usual.initial_epochs, help="of our search's starting networks")
+    parser.add_argument("--starts", default=chosen.starts, help="of our search")
+    parser.add_argument("--polish", type=float, default=chosen.polish, help="share of our search's budget")
+    parser.add_argument("--polish_epochs", type=int, default=usual.polish_epochs)
     parser.add_argument(
         "--methods", nargs="+", default=["ours", "scratch-4", "uniform", "density", "random-4", "random-12", "nsga2-4", "ladder-12"]
     )
@@ -387,15 +395,14 @@ def main() -> None:
     make: Callable[[], pl.LightningDataModule] = DigitsDataModule if digits else lambda: Subset(settings.data, settings.data_root)
     ours = {
         "training": Training(epochs=settings.epochs, initial_epochs=settings.initial_epochs, polish_epochs=settings.polish_epochs),
-        "sampling": "gain",
+        "sampling": ALGORITHMS["gain"].sampling,
         "polish": settings.polish,
         "space": ConvNetSpace(starts=settings.starts),
     }
-    asked = (
-        f"{settings.data}, {settings.minutes:g} minutes; ours: {settings.starts} starts, {settings.epochs}, {settings.initial_epochs} and "
-        f"{settings.polish_epochs} epochs, polish {settings.polish:g}"
-    )
-    results = _read(Path(settings.out), asked) if settings.out else {}
+    asked = f"{settings.data}, {settings.minutes:g} minutes"
+    epochs = f"{settings.epochs}, {settings.initial_epochs} and {settings.polish_epochs} epochs"
+    parts = f"{settings.starts} starts, {epochs}, polish {settings.polish:g}"
+    results = _read(Path(settings.out), asked, parts) if settings.out else {}
     for seed in settings.seeds:
         for method in settings.methods:
             new = (method, seed) not in results
@@ -405,40 +412,46 @@ def main() -> None:
             best = min(points, key=lambda p: p.error)
             print(f"seed {seed} {method}: test hypervolume {ends}; {spent}; best {best.error:.4f} (test {best.test:.4f})", flush=True)
             if settings.out and new:
-                _write(Path(settings.out), asked, method, seed, points)
+                _write(Path(settings.out), asked, parts if _is_ours(method) else "", method, seed, points)
     compare(results, settings.methods, settings.seeds)
 
 
-def _read(path: Path, asked: str) -> dict[tuple[str, int], list[Point]]:
+def _is_ours(method: str) -> bool:
+    return method.partition("-")[0] in OURS
+
+
+def _read(path: Path, asked: str, parts: str) -> dict[tuple[str, int], list[Point]]:
     """Returns what a file holds already; ends the script if it was made with other settings."""
     if not path.exists():
         return {}
-    found, results = read_results(path)
-    if found != asked:
-        raise SystemExit(f"{path} holds results of {found}, asked for are {asked}: give another file")
+    found, others, results = read_results(path)
+    if found != asked or others - {parts}:
+        held = "; ".join([found, *sorted(others)])
+        raise SystemExit(f"{path} holds results of {held}, asked for are {asked}; {parts}: give another file")
     return results
 
 
-def read_results(path: Path) -> tuple[str, dict[tuple[str, int], list[Point]]]:
-    """Returns the settings that a file's results were made with, and the points by method and seed."""
+def read_results(path: Path) -> tuple[str, set[str], dict[tuple[str, int], list[Point]]]:
+    """Returns what a file's results were made with, the settings of our search among them, and the points by method and seed."""
     results: dict[tuple[str, int], list[Point]] = {}
-    asked = ""
+    asked, parts = "", set[str]()
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             asked = row["settings"]
+            parts |= {row["ours"]} - {""}
             numbers = (float(row[name]) for name in ("params", "val_error", "test_error"))
             point = Point(float(row["seconds"]), int(row["epochs"]), *numbers)
             results.setdefault((row["method"], int(row["seed"])), []).append(point)
-    return asked, results
+    return asked, parts, results
 
 
-def _write(path: Path, asked: str, method: str, seed: int, points: list[Point]) -> None:
+def _write(path: Path, asked: str, parts: str, method: str, seed: int, points: list[Point]) -> None:
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.writer(file)
         if new:
-            writer.writerow(["settings", "method", "seed", "seconds", "epochs", "params", "val_error", "test_error"])
-        writer.writerows([asked, method, seed, p.seconds, p.epochs, p.params, p.error, p.test] for p in points)
+            writer.writerow(["settings", "ours", "method", "seed", "seconds", "epochs", "params", "val_error", "test_error"])
+        writer.writerows([asked, parts, method, seed, p.seconds, p.epochs, p.params, p.error, p.test] for p in points)
 
 
 if __name__ == "__main__":

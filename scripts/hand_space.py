@@ -207,14 +207,20 @@ def _blocks(spec: GraphSpec) -> tuple[list[list[tuple[str, int]]], str]:
     return stages, DOWN[0] if pools else DOWN[2] if first else DOWN[1]
 
 
-def ladder(make: Callable[[int], GraphSpec], low: float, high: float, rungs: int) -> list[GraphSpec]:
-    """Returns networks of one family, scaled by width, whose sizes are spread evenly in logarithms between two parameter counts."""
-    targets = np.geomspace(low, high, rungs)
-    widths = [min(range(2, 400), key=lambda width, t=target: abs(np.log(make(width).parameter_count / t))) for target in targets]
-    return [make(width) for width in dict.fromkeys(widths)]
+def ladder(make: Callable[[float], GraphSpec], low: float, high: float, rungs: int) -> list[GraphSpec]:
+    """Returns networks of one family, scaled by width, with sizes spread evenly in logarithms between two parameter counts, none below."""
+    found: dict[str, GraphSpec] = {}
+    for target in np.geomspace(low, high, rungs):
+        width = WIDTHS[0]
+        while make(1.02 * width).parameter_count <= target:
+            width *= 1.02
+        near = [spec for spec in (make(width), make(1.02 * width)) if spec.parameter_count >= low]
+        spec = min(near, key=lambda spec, t=target: abs(np.log(spec.parameter_count / t)))
+        found.setdefault(spec.structural_hash, spec)
+    return list(found.values())
 
 
-def two_block_net(sample_shape: Sequence[int], num_outputs: int, width: int, kind: str, down: str) -> GraphSpec:
-    """Returns a network of three stages of two blocks (width, 2 width, 4 width filters)."""
-    stages = [[(kind if stage or block else "conv", width * 2**stage) for block in range(2)] for stage in range(STAGES)]
+def two_block_net(sample_shape: Sequence[int], num_outputs: int, width: float, kind: str, down: str) -> GraphSpec:
+    """Returns a network of three stages of two blocks (width, 2 width, 4 width filters, rounded)."""
+    stages = [[(kind if stage or block else "conv", round(width * 2**stage)) for block in range(2)] for stage in range(STAGES)]
     return _build(stages, [], tuple(sample_shape), num_outputs, down)

@@ -2,8 +2,8 @@
 
 Usage: python scripts/report_search.py CSV... [--page docs/benchmarks.md] [--pictures docs]
 
-Each CSV file holds one data set's runs, all of one length. For each the page gets a table of all methods and seeds (test and validation
-hypervolume at the end, and how soon ours was as good), between two marks that it must hold: `<!-- search: begin -->` and
+Files of one data set and one length of runs go together. For each data set the page gets a table of all methods and seeds (test and
+validation hypervolume at the end, and how soon ours was as good), between two marks that it must hold: `<!-- search: begin -->` and
 `<!-- search: end -->`. A picture of each shows the test hypervolume over time and over epochs, median and range of the seeds, and what half
 of the seeds attain at the end: the error at each size. Of a method with several numbers of epochs (`random-4`, `random-12`) pictures show
 the one whose median at the end is the highest.
@@ -139,7 +139,24 @@ def _finish(axes: Axes, label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def section(asked: str, results: Results, image: str) -> list[str]:
+def gathered(paths: Iterable[Path]) -> dict[str, tuple[set[str], dict[tuple[str, int], Sequence[Point]]]]:
+    """Returns settings of ours, and results, of each data set.
+
+    Raises:
+        ValueError: if two files hold the same method and seed.
+    """
+    found: dict[str, tuple[set[str], dict[tuple[str, int], Sequence[Point]]]] = {}
+    for path in paths:
+        asked, parts, results = read_results(path)
+        settings, held = found.setdefault(asked, (set(), {}))
+        if twice := held.keys() & results.keys():
+            raise ValueError(f"{path} holds again what another file does: {', '.join(f'{m} of seed {s}' for m, s in sorted(twice))}")
+        settings |= parts
+        held |= results
+    return found
+
+
+def section(asked: str, parts: Iterable[str], results: Results, image: str) -> list[str]:
     """Returns the page's part on one data set."""
     seeds = ", ".join(str(seed) for seed in sorted({seed for _, seed in results}))
     medians = []
@@ -149,7 +166,8 @@ def section(asked: str, results: Results, image: str) -> list[str]:
     return [
         f"### {asked}",
         "",
-        f"Seeds {seeds}; each cell by seed. Median time of ours / its own, for each method's best number of epochs: {'; '.join(medians)}.",
+        f"Ours: {' or '.join(sorted(parts))}. Seeds {seeds}; each cell by seed. "
+        f"Median time of ours / its own, for each method's best number of epochs: {'; '.join(medians)}.",
         "",
         *table(results),
         "",
@@ -166,12 +184,15 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, default=Path("docs"))
     settings = parser.parse_args()
     lines: list[str] = []
-    for path in settings.csv:
-        asked, results = read_results(path)
-        name = f"search-{path.stem}.svg"
+    try:
+        found = gathered(settings.csv)
+    except ValueError as error:
+        parser.error(str(error))
+    for asked, (parts, results) in found.items():
+        name = f"search-{asked.partition(',')[0]}.svg"
         with mpl.rc_context({"svg.hashsalt": "lemonade"}):
             picture(results).savefig(settings.pictures / name, metadata={"Date": None})
-        lines += section(asked, results, name)
+        lines += section(asked, parts, results, name)
     if settings.page is None:
         sys.stdout.write("\n".join(lines) + "\n")
         return

@@ -7,28 +7,31 @@ import pytest
 @pytest.fixture
 def results(tmp_path):
     """Ours has the error 0.2 after 10 s and 0.1 after 20; a peer 0.3 and 0.1 after five times as long, in its better form."""
-    path = tmp_path / "toy.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["settings", "method", "seed", "seconds", "epochs", "params", "val_error", "test_error"])
-        for seed in (0, 1):
+    paths = []
+    for seed in (0, 1):
+        paths.append(tmp_path / f"{seed}.csv")
+        with paths[-1].open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["settings", "ours", "method", "seed", "seconds", "epochs", "params", "val_error", "test_error"])
             for method, scale, first, last in (("ours", 1, 0.2, 0.1), ("random-4", 5, 0.3, 0.1), ("random-12", 5, 0.4, 0.3)):
-                writer.writerow(["toy, 1 minutes", method, seed, 10 * scale, 3, 1e4, first, first + 0.01])
-                writer.writerow(["toy, 1 minutes", method, seed, 20 * scale, 3, 1e4, last, last + 0.01])
-    return path
+                shown = ["toy, 1 minutes", "no parts" if method == "ours" else "", method, seed]
+                writer.writerow([*shown, 10 * scale, 3, 1e4, first, first + 0.01])
+                writer.writerow([*shown, 20 * scale, 3, 1e4, last, last + 0.01])
+    return paths
 
 
 def test_the_page_gets_a_table_and_a_picture_again_and_again(results, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- search: begin -->\nold\n<!-- search: end -->\nafter\n")
     for _ in range(2):
-        done = programs.run_script("report_search.py", results, "--page", page, "--pictures", tmp_path)
+        done = programs.run_script("report_search.py", *results, "--page", page, "--pictures", tmp_path)
         assert done.returncode == 0, done.stderr
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
     assert text.count("### toy, 1 minutes") == 1
+    assert "Ours: no parts. Seeds 0, 1;" in text
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
     assert list(rows) == ["method", "ours", "random-4", "random-12"]
     assert "| 0.20, 0.20 |" in rows["random-4"]  # 20 s of ours over its own 100
@@ -40,7 +43,13 @@ def test_the_page_gets_a_table_and_a_picture_again_and_again(results, tmp_path):
 def test_a_page_without_marks_is_told(results, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("nothing")
-    done = programs.run_script("report_search.py", results, "--page", page, "--pictures", tmp_path)
+    done = programs.run_script("report_search.py", *results, "--page", page, "--pictures", tmp_path)
     assert done.returncode == 2
     assert "must hold each of" in done.stderr
     assert page.read_text() == "nothing"
+
+
+def test_what_two_files_hold_is_told(results, tmp_path):
+    done = programs.run_script("report_search.py", *results, results[0], "--pictures", tmp_path)
+    assert done.returncode == 2
+    assert "holds again what another file does: ours of seed 0, random-12 of seed 0, random-4 of seed 0" in done.stderr
