@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import conv2d, max_pool2d
 
 from lightning_lemonade.errors import SpecError
 from lightning_lemonade.graph import ops
@@ -65,6 +65,19 @@ class GlobalPoolModule(nn.Module):
         return x.mean((2, 3)) if self.mode == "avg" else x.amax((2, 3))
 
 
+class StridedPointwiseConv2d(nn.Conv2d):
+    """A 1x1 convolution with a stride, which takes every n-th pixel first and then convolves without a stride: the same values.
+
+    oneDNN's weight gradient of such a convolution of few channels, these neighbours in memory, writes past its buffers on CPUs with AVX2
+    (uxlfoundation/oneDNN#6035, seen in 3.12): wrong gradients, or a crash much later.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+        """Convolves."""
+        down, right = self.stride
+        return conv2d(input[..., ::down, ::right], self.weight, self.bias, groups=self.groups)
+
+
 class UnevenMaxPoolModule(nn.Module):
     """`nn.AdaptiveMaxPool2d` written out window by window: columns first, then rows. Values and gradients are the same.
 
@@ -115,7 +128,9 @@ def module_of(op: ops.Op, inputs: Sequence[ops.Shape]) -> nn.Module:
     match op:
         case ops.Conv2d():
             windows = op.kernel_size, op.stride, op.padding, op.dilation
-            return nn.Conv2d(inputs[0][0], op.out_channels, *windows, op.groups, op.bias)
+            skips = op.kernel_size == (1, 1) and op.stride != (1, 1) and op.padding == (0, 0)
+            make = StridedPointwiseConv2d if skips else nn.Conv2d
+            return make(inputs[0][0], op.out_channels, *windows, op.groups, op.bias)
         case ops.Linear():
             return nn.Linear(inputs[0][0], op.out_features, op.bias)
         case ops.BatchNorm2d():

@@ -391,3 +391,20 @@ def test_a_relaxed_activation_goes_from_the_identity_to_its_function(name: str) 
     with torch.no_grad():
         network.n1.gate.fill_(0.25)
     torch.testing.assert_close(network(x), 0.25 * x + 0.75 * full)
+
+
+@pytest.mark.parametrize("stride", [2, (1, 3)])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_strided_pointwise_convolutions_have_right_gradients_where_channels_are_neighbours(stride, groups):
+    spec = chain(ops.Input((3, 32, 33)), ops.Conv2d(18, 1, stride, groups=groups), ops.Output())
+    torch.manual_seed(0)
+    network, x = build(spec), torch.randn(16, 3, 32, 33)
+    weight, bias = network.n1.weight, network.n1.bias
+    expected = functional.conv2d(x, weight, bias, spec["n1"].op.stride, groups=groups)
+    wanted = torch.autograd.grad(expected.pow(2).sum(), [weight, bias])
+    laid_out = network.to(memory_format=torch.channels_last)
+    found = laid_out(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(found.pow(2).sum(), [network.n1.weight, network.n1.bias])
+    for gradient, want in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(gradient, want, rtol=1e-4, atol=1e-3)
