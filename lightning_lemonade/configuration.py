@@ -21,7 +21,9 @@ BUDGET = ("max_generations", "max_seconds")
 """Arguments that may be larger when a search is resumed; None is the largest."""
 TUNED = ("max_child_seconds", "max_failures", "polish")
 """Arguments that may be others when a search is resumed: they are set anew when children failed by them, or the budget grows."""
-NOT_COMPARED = ("versions", "command", "executor", *TUNED)
+POLISHED = "polished"
+"""What a run records of its polishings by command: see `resume.Polishing`."""
+NOT_COMPARED = ("versions", "command", "executor", POLISHED, *TUNED)
 OURS = "lightning-lemonade"
 _PLACES = "places"
 _IS_PLACE = re.compile(r"(^|_)(root|dir|directory|folder|path|file|cache)s?($|_)")

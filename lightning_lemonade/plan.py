@@ -2,10 +2,10 @@
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heapreplace
-from math import ceil
+from math import ceil, inf
 from textwrap import fill
 
 import torch
@@ -140,13 +140,14 @@ def make_plan(settings: SearchSettings, evaluator: Evaluator) -> Plan:
         return sum(clock.seconds(spec, epochs, validations, places.processes) for clock in clocks.values())
 
     training = settings.training
-    initial = _that_fit(settings, sum(seconds(spec, 1, 1) for spec in specs) / places.slots)
+    begun, initial = _that_fit(settings, specs, lambda spec: seconds(spec, 1, 1), places.slots)
     starts = tuple(
-        PlannedNetwork(spec.parameter_count, spec.macs, seconds(spec, initial, 1), seconds(spec, training.epochs, 2)) for spec in specs
+        PlannedNetwork(spec.parameter_count, spec.macs, seconds(spec, initial, 1), seconds(spec, training.epochs, 2)) for spec in begun
     )
     paces = {task: clock.large for task, clock in clocks.items()}
     child = sum(start.child_seconds for start in starts) / len(starts)
-    generations, total = _course(settings, [start.seconds for start in starts], child, places.slots)
+    polished = sum(seconds(spec, training.polish_epochs, 2) for spec in begun) / len(begun)
+    generations, total = _course(settings, [start.seconds for start in starts], (child, polished), places.slots)
     plan = Plan(
         places=places,
         starts=starts,
@@ -168,17 +169,17 @@ def make_plan(settings: SearchSettings, evaluator: Evaluator) -> Plan:
     return replace(plan, notes=tuple(_notes(plan, settings, evaluator)))
 
 
-def initial_epochs(settings: SearchSettings, evaluator: Evaluator, specs: Sequence[GraphSpec]) -> int:
-    """Returns for how many epochs starting networks are trained: fewer than `Training.initial_epochs` where these take too long.
+def beginning(settings: SearchSettings, evaluator: Evaluator, specs: Sequence[GraphSpec]) -> tuple[list[GraphSpec], int]:
+    """Returns the starting networks to train, and for how many epochs: fewer of both where these take too long for the time given.
 
-    Where a time bounds the search, a few steps are measured. Where several processes train a child, or on another machine, nothing is.
+    A few steps are measured. Where several processes train a child, or on another machine, nothing is. Source: ours.
 
     Args:
         settings: of the search.
         evaluator: with its data set up.
         specs: the starting networks.
     """
-    usual = settings.training.initial_epochs
+    usual = list(specs), settings.training.initial_epochs
     if settings.max_seconds is None:
         return usual
     places = places_of(settings.executor, settings.trainer_arguments, torch.get_num_threads())
@@ -188,16 +189,39 @@ def initial_epochs(settings: SearchSettings, evaluator: Evaluator, specs: Sequen
         clocks = [_Clock.measured(evaluator, task, specs, places) for task in evaluator.tasks]
     except SearchError:  # it fails again when it is trained: then it is recorded, and the search goes on with the others
         return usual
-    epoch = sum(clock.seconds(spec, 1, 1, 1) for clock in clocks for spec in specs)
-    return _that_fit(settings, epoch / places.slots)
+    return _that_fit(settings, specs, lambda spec: sum(clock.seconds(spec, 1, 1, 1) for clock in clocks), places.slots)
 
 
-def _that_fit(settings: SearchSettings, seconds: float) -> int:
-    """Returns how many initial epochs fit, at least as many as a child has; `seconds` are those of one epoch of all starting networks."""
+def _that_fit(
+    settings: SearchSettings, specs: Sequence[GraphSpec], epoch: Callable[[GraphSpec], float], slots: int
+) -> tuple[list[GraphSpec], int]:
+    """Returns the starting networks that fit into their share of the time, and their epochs, at least as many as a child has.
+
+    Of networks that span a range of sizes, the largest is dropped first: better a smaller one that is trained well.
+    """
     training = settings.training
-    if settings.max_seconds is None:
-        return training.initial_epochs
-    return min(training.initial_epochs, max(training.epochs, int(START_SHARE * settings.max_seconds / seconds)))
+    usual, room = training.initial_epochs, inf if settings.max_seconds is None else START_SHARE * settings.max_seconds
+    costs = {spec.structural_hash: epoch(spec) for spec in specs}
+
+    def span(chosen: Collection[str]) -> float:
+        """Seconds of an epoch of each, several at a time."""
+        each = [costs[name] for name in chosen]
+        return max(*each, sum(each) / min(slots, len(each)))
+
+    if usual * span(costs) > room and settings.space.starts == "spanning":
+        names = _spanning(sorted(costs, key=lambda name: costs[name]), lambda chosen: usual * span(chosen) <= room)
+        specs = [spec for spec in specs if spec.structural_hash in names]
+    whole = span([spec.structural_hash for spec in specs])
+    return list(specs), usual if usual * whole <= room else min(usual, max(training.epochs, int(room / whole)))
+
+
+def _spanning(names: Sequence[str], fit: Callable[[Collection[str]], bool]) -> set[str]:
+    """Returns the first, the last that fits beside it, and of those between as many as fit, the last first; at least two."""
+    chosen = {names[0]}
+    for name in reversed(names[1:]):
+        if fit({*chosen, name}):
+            chosen.add(name)
+    return chosen if len(chosen) > 1 else set(names[:2])
 
 
 @dataclass(frozen=True)
@@ -232,20 +256,31 @@ class _Clock:
         return epochs * self.large.batches * scaled(self.small.step, self.large.step) + self.large.start + validations * validation
 
 
-def _course(settings: SearchSettings, starts: Sequence[float], child: float, slots: int) -> tuple[int, float]:
-    """Returns how many generations a search has after its starting networks, and the seconds that it takes."""
+def _course(settings: SearchSettings, starts: Sequence[float], children: tuple[float, float], slots: int) -> tuple[int, float]:
+    """Returns how many generations a search has after its starting networks, and the seconds that it takes.
+
+    Args:
+        settings: of the search.
+        starts: seconds of each starting network.
+        children: seconds of a child, and of a member that is trained on at the end.
+        slots: evaluations at a time.
+    """
     ends = [0.0] * slots
     heapify(ends)
     for seconds in starts:
         heapreplace(ends, ends[0] + seconds)
     first = max(ends)
     rounds = settings.accepted / slots if settings.asynchronous else ceil(settings.accepted / slots)
-    each = rounds * child
-    counts = [] if settings.max_generations is None else [settings.max_generations]
+    bred, polished = (rounds * seconds for seconds in children)
+    courses = []
+    if settings.max_generations is not None:
+        early = round((1 - settings.polish) * settings.max_generations)
+        courses.append((settings.max_generations, first + early * bred + (settings.max_generations - early) * polished))
     if settings.max_seconds is not None:  # the generation in progress is finished
-        counts.append(max(0, ceil((settings.max_seconds - first) / each)))
-    generations = min(counts)
-    return generations, first + generations * each
+        early = max(0, ceil(((1 - settings.polish) * settings.max_seconds - first) / bred))
+        late = max(0, ceil((settings.max_seconds - first - early * bred) / polished)) if settings.polish else 0
+        courses.append((early + late, first + early * bred + late * polished))
+    return min(courses)
 
 
 def _device_memory(places: Places) -> int | None:

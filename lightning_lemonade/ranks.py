@@ -11,6 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from lightning_lemonade.errors import ConfigurationError, DataError, SearchError
@@ -73,8 +74,8 @@ def _check(processes: int, device: str, trainer_arguments: Mapping[str, Any]) ->
 
 
 def started_by_srun() -> int:
-    """Returns how many processes SLURM's srun started, this one among them; 0 where it started none, as in a batch script itself."""
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "0"))
+    """Returns how many processes SLURM's srun started, this one among them; 0 where it started none, as in a batch script or a shell."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "0")) if SLURMEnvironment.detect() else 0
 
 
 class Ranks:

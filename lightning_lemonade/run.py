@@ -5,6 +5,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, replace
 from datetime import datetime
 from math import ceil, inf
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from numpy.random import Generator
 
 from lightning_lemonade.callback import SearchCallback, SearchInfo
-from lightning_lemonade.configuration import BUDGET, changed_versions, differences
+from lightning_lemonade.configuration import BUDGET, POLISHED, changed_versions, differences
 from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError, ObjectiveError, SearchError
 from lightning_lemonade.evaluation import TaskData, timed
 from lightning_lemonade.executors import Executor
@@ -22,7 +23,7 @@ from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import DATABASE, History
 from lightning_lemonade.objectives import Objective, SpecObjective, TrainedObjective
 from lightning_lemonade.records import CandidateRecord, ObjectiveRecord
-from lightning_lemonade.resume import Progress, restore
+from lightning_lemonade.resume import Progress, polishings_of, restore, with_polishing
 from lightning_lemonade.search import (
     SAMPLING,
     Asked,
@@ -31,6 +32,7 @@ from lightning_lemonade.search import (
     Limits,
     NonDominatedSurvival,
     Outcome,
+    Room,
     Search,
     derived_rng,
 )
@@ -51,7 +53,7 @@ class Run:
         executor: evaluates the children; open.
         tasks: the data by task name.
         described: what a run records beside the settings, as JSON values.
-        initial_epochs: tells for how many epochs starting networks are trained; by default as many as the settings say.
+        beginning: tells which starting networks are trained, and for how many epochs; by default all, and as many as the settings say.
         polish_seconds: for how long the front of a run that is there already is polished, whatever the settings' budget; None for a search.
 
     Raises:
@@ -67,11 +69,11 @@ class Run:
         tasks: Mapping[str, TaskData],
         described: Mapping[str, Any],
         *,
-        initial_epochs: Callable[[Sequence[GraphSpec]], int] | None = None,
+        beginning: Callable[[Sequence[GraphSpec]], tuple[list[GraphSpec], int]] | None = None,
         polish_seconds: float | None = None,
     ) -> None:
         self.settings, self.executor, self.tasks, self.polish_seconds = settings, executor, tasks, polish_seconds
-        self._initial_epochs = initial_epochs
+        self._beginning = beginning
         self.starts, dropped, limits, measures = starting_networks(settings, self.tasks)
         outputs = {task: data.outputs for task, data in self.tasks.items()}
         for reason in dropped:
@@ -137,7 +139,12 @@ class Run:
             if changed := changed_versions(history.config, config):
                 warnings.warn(f"{run_dir} goes on with {', '.join(changed)}: not bit for bit as it would have", stacklevel=2)
             self.progress = restore(self.search, history, asynchronous=self.settings.asynchronous)
-            history.go_on({"command": history.config["command"], **config} if "command" in history.config else config)
+            polishes = self.polish_seconds is not None
+            if polishes:
+                self.progress.empty = 0  # why the search ended doesn't end this
+            polished = with_polishing(polishings_of(history.config), self.progress, self.search.accepted, polishes=polishes)
+            kept = {"command": history.config["command"]} if "command" in history.config else {}
+            history.go_on({**kept, **config, **({POLISHED: [astuple(one) for one in polished]} if polished else {})})
         except BaseException:
             history.close()
             raise
@@ -182,7 +189,7 @@ class Run:
         self._check_population()
         if self.polish_seconds is not None:
             return "everything is polished" if progress.empty else self._out_of_time() if progress.begun is None else ""
-        if settings.max_generations is not None and progress.generations > settings.max_generations:
+        if settings.max_generations is not None and progress.generations - progress.polished > settings.max_generations:
             return "max_generations is reached"
         if progress.empty == EMPTY_GENERATIONS:
             return f"{EMPTY_GENERATIONS} generations found no new child within the limits"
@@ -223,32 +230,42 @@ class Run:
         if number == 0:
             return self._start()
         rng, count = derived_rng(self.settings.seed, "ask", number), self.settings.accepted
-        room = max(0.0, self._seconds_left) * max(1, self.executor.slots)
-        return self._bred(rng, count, number, room=room)
+        return self._bred(rng, count, number, number - self.progress.polished)
 
-    def _bred(self, rng: Generator, count: int, number: int, *, proposals: int | None = None, room: float = inf) -> Asked:
-        """Returns members to polish, where it is time for that, and children where there are fewer of these."""
-        if not self._polishes(number):
+    def _bred(self, rng: Generator, count: int, number: int, place: int, *, proposals: int | None = None) -> Asked:
+        """Returns members to polish, where it is time for that, and children where there are fewer of these.
+
+        Args:
+            rng: of the draws.
+            count: how many are wanted.
+            number: of the generation that they are recorded in.
+            place: in the search's budget: which of its generations they would be, one after the other.
+            proposals: that they are chosen from; None for as many as the settings say.
+        """
+        left = max(0.0, self._seconds_left)
+        room = Room(left, left * max(1, min(self.executor.slots, count)))
+        if not self._polishes(place):
             return self.search.ask(rng, count, number, proposals=proposals, room=room)
         polished = self.search.ask_to_polish(rng, count, number, self.settings.training.polish_epochs, room=room)
         if polished.proposed >= count or self.polish_seconds is not None:
             return polished
-        room = max(0.0, room - sum(child.expected.seconds or 0.0 for child in polished.children))
+        taken = sum(child.expected.seconds or 0.0 for child in polished.children)
+        room = replace(room, together=max(0.0, room.together - taken))
         bred = self.search.ask(rng, count - len(polished.children), number, proposals=proposals, room=room)
         return Asked(polished.children + bred.children, polished.proposed + bred.proposed)
 
     def _start(self) -> Asked:
         """Returns the starting networks, accepted."""
         usual = self.settings.training.initial_epochs
-        epochs = usual if self._initial_epochs is None else self._initial_epochs(self.starts)
-        return self.search.start(self.starts, None if epochs == usual else epochs)
+        specs, epochs = (self.starts, usual) if self._beginning is None else self._beginning(self.starts)
+        return self.search.start(specs, None if epochs == usual else epochs)
 
-    def _polishes(self, number: int) -> bool:
-        """Returns whether a generation belongs to the last part of the budget, in which the front is trained on."""
+    def _polishes(self, place: int) -> bool:
+        """Returns whether a generation of the search belongs to the last part of the budget, in which the front is trained on."""
         settings, share = self.settings, self.settings.polish
         if self.polish_seconds is not None or not share:
             return self.polish_seconds is not None
-        if settings.max_generations is not None and number > round((1 - share) * settings.max_generations):
+        if (place - 1) * settings.accepted >= self._bred_at_most:
             return True
         return settings.max_seconds is not None and self._seconds_left <= share * settings.max_seconds
 
@@ -282,7 +299,7 @@ class Run:
         window = self._window(self.progress.generations)
         waiting, reason = self._left_over(window), ""
         while True:
-            if len(window.outcomes) >= (self.settings.accepted if window.number else len(self.starts)):
+            if len(window.outcomes) >= (self.settings.accepted if window.number else self.search.started):
                 self._finish(window)
                 window = self._window(self.progress.generations)
             if not (self.flight.underway and self.executor.ready):
@@ -342,19 +359,31 @@ class Run:
     def _ask_for(self, count: int, window: Window) -> Asked:
         """Returns children for an asynchronous search, chosen from as many proposals for each as in a generation."""
         settings, search = self.settings, self.search
+        done = search.accepted - search.started - self.progress.polished_children
+        if 0 < (left := self._bred_at_most - done) < count:  # those after them are polished
+            count = int(left)
         proposals = ceil(count * settings.proposals / settings.accepted)
         asked = Asked((), 0)
         for attempt in range(EMPTY_GENERATIONS):
-            rng, number = derived_rng(settings.seed, "ask", search.accepted, attempt), max(1, window.number)
-            asked = self._bred(rng, count, number, proposals=proposals)
+            rng = derived_rng(settings.seed, "ask", search.accepted, attempt)
+            asked = self._bred(rng, count, max(1, window.number), 1 + done // settings.accepted, proposals=proposals)
             if asked.children or self.flight.underway:
                 break
         return asked
 
     @property
+    def _bred_at_most(self) -> float:
+        """How many children there are before the front is trained on, where generations bound the search; else endlessly many."""
+        settings = self.settings
+        if settings.max_generations is None or not settings.polish:
+            return inf
+        return round((1 - settings.polish) * settings.max_generations) * settings.accepted
+
+    @property
     def _most_children(self) -> int:
         """How many children an asynchronous search may accept, the starting networks among them."""
-        return len(self.starts) + (self.settings.max_generations or 0) * self.settings.accepted
+        bred = (self.settings.max_generations or 0) * self.settings.accepted
+        return self.search.started + self.progress.polished_children + bred
 
     def _window(self, number: int) -> Window:
         """Begins a generation."""

@@ -27,16 +27,14 @@ class Algorithm:
 
     Attributes:
         sampling: how parents and children are chosen.
-        polish: share of the budget in which the front is trained on.
         starts: the starting networks of `ConvNetSpace`.
     """
 
     sampling: str
-    polish: float
     starts: Literal["paper", "strided", "spanning"]
 
 
-ALGORITHMS = {"paper": Algorithm("density", 0.0, "paper"), "gain": Algorithm("gain", 0.3, "spanning")}
+ALGORITHMS = {"paper": Algorithm("density", "paper"), "gain": Algorithm("gain", "spanning")}
 """What `LemonadeTrainer(algorithm=...)` stands for: Algorithm 1 as it is, and what was best where it was measured (docs/benchmarks.md)."""
 
 

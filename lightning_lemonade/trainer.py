@@ -27,7 +27,7 @@ from lightning_lemonade.front import Front, load
 from lightning_lemonade.history import DATABASE, History
 from lightning_lemonade.module import LemonadeModule, Training
 from lightning_lemonade.objectives import Metric, Objective, for_tasks, resolve
-from lightning_lemonade.plan import Plan, initial_epochs, make_plan
+from lightning_lemonade.plan import Plan, beginning, make_plan
 from lightning_lemonade.ranks import Ranks, Stop
 from lightning_lemonade.run import Run
 from lightning_lemonade.search import Limits
@@ -76,15 +76,16 @@ class LemonadeTrainer:
         metric: a metric of validation that the module logs, to be an objective in place of the error; see `Metric`.
         mode: `"min"` or `"max"`: whether less or more of the metric is better.
         limits: `{"params": 2e6}` (at most) or `{"params": (1e4, 2e6)}`.
-        algorithm: `"paper"` for Algorithm 1 as the paper has it, or `"gain"` (ours): what sampling, polish and the starting networks are
-            where they aren't given.
+        algorithm: `"paper"` for Algorithm 1 as the paper has it, or `"gain"` (ours): what sampling and the starting networks are where they
+            aren't given.
         space: where to search; by default a `ConvNetSpace`.
         max_generations: when to stop; 15 if neither this nor `max_time` is given.
         max_time: when to stop, as `"DD:HH:MM:SS"`; the generation in progress is finished.
         proposals: children proposed each generation (n_pc).
         accepted: children trained each generation (n_ac).
         epochs: of a child.
-        initial_epochs: of a starting network; fewer where `max_time` is given and these would take more than half of it.
+        initial_epochs: of a starting network; fewer, and of fewer networks, where `max_time` is given and these would take more than half
+            of it.
         schedule: `"default"` or `"paper"`: the paper's learning rate and epochs.
         training: all settings of training, in place of a schedule.
         inherit: whether children inherit their parent's weights.
@@ -138,7 +139,7 @@ class LemonadeTrainer:
         training: Training | None = None,
         inherit: bool = True,
         sampling: Literal["density", "gain", "uniform"] | None = None,
-        polish: float | None = None,
+        polish: float = 0.0,
         population_size: int | None = None,
         seed: int = 0,
         calibration_size: int = 512,
@@ -168,7 +169,7 @@ class LemonadeTrainer:
             training=parse_training(schedule, epochs, initial_epochs, training),
             inherit=inherit,
             sampling=chosen.sampling if sampling is None else sampling,
-            polish=(chosen.polish if inherit else 0.0) if polish is None else polish,
+            polish=polish,
             population_size=population_size,
             seed=seed,
             calibration_size=calibration_size,
@@ -238,17 +239,17 @@ class LemonadeTrainer:
         """Searches, or polishes for some seconds."""
         settings, recipe = self._checked(datamodule)
         threads = torch.get_num_threads()
-        try:
-            with remembered(signal.SIGINT, KeyboardInterrupt):
-                ranks = settings.executor.prepare(recipe)
+        with remembered(signal.SIGINT, KeyboardInterrupt):
+            ranks = settings.executor.prepare(recipe)  # which may be in use by another search, and stays so
+            try:
+                with _told_to_end(ranks):
+                    return load(self._search(ranks, settings, recipe, polish_seconds))
+            finally:
                 try:
-                    with _told_to_end(ranks):
-                        return load(self._search(ranks, settings, recipe, polish_seconds))
-                finally:
                     ranks.close()
-        finally:
-            settings.executor.close()
-            torch.set_num_threads(threads)
+                finally:
+                    settings.executor.close()
+                    torch.set_num_threads(threads)
 
     def plan(self, datamodule: pl.LightningDataModule | Mapping[str, pl.LightningDataModule]) -> Plan:
         """Tells what `search` would run where, how long it takes and how much memory: a dry run, measured in a few training steps.
@@ -321,7 +322,7 @@ class LemonadeTrainer:
                 settings.executor,
                 evaluator.tasks,
                 described,
-                initial_epochs=partial(initial_epochs, settings, evaluator),
+                beginning=partial(beginning, settings, evaluator),
                 polish_seconds=polish_seconds,
             )
             run.go()

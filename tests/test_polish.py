@@ -1,10 +1,12 @@
 import pytest
 
-from lightning_lemonade import LemonadeModule, LemonadeTrainer
+from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback, plan, trainer
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import ConfigurationError
+from lightning_lemonade.executors import InlineExecutor
 from lightning_lemonade.history import History
 from lightning_lemonade.module import Training
+from lightning_lemonade.spaces import ConvNetSpace
 
 SMALL = {
     "max_generations": 4,
@@ -56,11 +58,58 @@ def test_a_finished_run_can_be_polished_and_goes_on_afterwards(tmp_path):
     assert added
     assert all(c.planned == 2 and not c.mutations for c in added)
     assert after.generations()[-1].hypervolume >= generations[-1].hypervolume
-    assert after.config == config
+    assert {name: value for name, value in after.config.items() if name != "polished"} == config
     assert {candidate.id for candidate in front} == set(after.generations()[-1].front)
     count = len(after.generations())
-    LemonadeTrainer(run_dir=run, **SMALL | {"max_generations": count}).search(DigitsDataModule())
-    assert [c.planned for c in History.open(run).candidates() if c.generation == count] == [None, None]
+    LemonadeTrainer(run_dir=run, **SMALL | {"max_generations": 5}).search(DigitsDataModule())  # one more than the search's four
+    more = [c for c in History.open(run).candidates() if c.generation >= count]
+    assert [c.planned for c in more] == [None, None]
+    trainer.polish(DigitsDataModule(), max_time="00:00:00:02")
+    assert History.open(run).status == "finished"
+
+
+class Stop(SearchCallback):
+    def on_generation_end(self, search, generation):
+        if generation.generation == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_search_that_is_interrupted_and_polished_still_has_its_whole_budget(tmp_path, asynchronous):
+    small = SMALL | {"run_dir": tmp_path / "run", "asynchronous": asynchronous, "callbacks": []}
+    with pytest.raises(KeyboardInterrupt):
+        LemonadeTrainer(**small | {"callbacks": [Stop()]}).search(DigitsDataModule())
+    LemonadeTrainer(**small).polish(DigitsDataModule(), max_time="00:00:00:02")
+    LemonadeTrainer(**small).search(DigitsDataModule())
+    found = [c.planned for c in History.open(tmp_path / "run").candidates() if c.parent is not None]
+    assert found.count(None) == 4 * 2
+    assert 2 in found
+    first = found.index(2)
+    assert 2 not in found[: min(first, 2)]  # it goes on after the first generation
+
+
+def test_a_search_that_found_no_child_any_more_is_polished(tmp_path):
+    class Exhausted(ConvNetSpace):
+        def mutate(self, spec, rng):
+            return None
+
+    small = SMALL | {"run_dir": tmp_path / "run", "space": Exhausted()}
+    LemonadeTrainer(**small).search(DigitsDataModule())
+    assert len(History.open(tmp_path / "run").candidates()) == 4
+    LemonadeTrainer(**small).polish(DigitsDataModule(), max_time="00:00:00:02")
+    assert len(History.open(tmp_path / "run").candidates()) > 4
+
+
+def test_asynchronously_as_many_are_polished_with_any_number_of_slots(tmp_path):
+    class Wide(InlineExecutor):
+        slots = 12
+
+    settings = SMALL | {"max_generations": 6, "asynchronous": True, "polish": 0.5, "executor": Wide()}
+    LemonadeTrainer(run_dir=tmp_path / "run", **settings).search(DigitsDataModule())
+    kinds = [bool(c.mutations) for c in History.open(tmp_path / "run").candidates() if c.parent is not None]
+    assert len(kinds) == 12
+    assert all(kinds[:6])
+    assert not all(kinds[6:])  # members, and children where there are no more members
 
 
 @pytest.mark.parametrize(
@@ -86,6 +135,53 @@ def test_starting_networks_take_no_more_than_their_share_of_the_time(tmp_path):
     starts = [c for c in History.open(tmp_path / "run").candidates() if not c.generation]
     assert {c.planned for c in starts} == {c.epochs for c in starts}
     assert 2 <= starts[0].planned < 5000
+
+
+def fitting(max_time, starts="spanning", slots=1, **training):
+    """Returns sizes and epochs of the starting networks, where an epoch takes 1, 2, 4 and 8 seconds."""
+    settings = LemonadeTrainer(max_time=max_time, space=ConvNetSpace(starts=starts), training=Training(**training)).settings
+    specs = settings.space.initial((1, 28, 28), 10)
+    begun, epochs = plan._that_fit(settings, specs, lambda spec: 2.0 ** specs.index(spec), slots)
+    return [specs.index(spec) for spec in begun], epochs
+
+
+@pytest.mark.parametrize(
+    ("seconds", "begun"),
+    [
+        (300, [0, 1, 2, 3]),
+        (299, [0, 2, 3]),
+        (260, [0, 2, 3]),
+        (240, [0, 1, 3]),
+        (200, [0, 3]),
+        (179, [0, 1, 2]),
+        (120, [0, 2]),
+        (60, [0, 1]),
+    ],
+)
+def test_of_spanning_networks_the_largest_that_fit_are_trained_whole(seconds, begun):
+    room = f"00:00:{seconds // 60:02}:{seconds % 60:02}"
+    assert fitting(room, epochs=3, initial_epochs=10) == (begun, 10)
+
+
+def test_where_two_do_not_fit_they_get_fewer_epochs_and_so_do_networks_that_were_asked_for():
+    assert fitting("00:00:00:40", epochs=3, initial_epochs=10) == ([0, 1], 6)
+    assert fitting("00:00:00:10", epochs=3, initial_epochs=10) == ([0, 1], 3)
+    assert fitting("00:00:02:00", starts="paper", epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 4)
+    assert fitting("00:00:00:50", slots=64, epochs=3, initial_epochs=10) == ([0, 1], 10)  # the larger of two takes 20 of 25 seconds
+    assert fitting("00:00:02:40", slots=64, epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 10)
+    assert fitting("00:00:01:20", starts="paper", slots=64, epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 5)
+    assert fitting(None, epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 10)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_starting_networks_left_out_are_not_counted(tmp_path, monkeypatch, asynchronous):
+    monkeypatch.setattr(trainer, "beginning", lambda settings, evaluator, specs: (specs[:2], 1))
+    small = SMALL | {"space": ConvNetSpace(starts="spanning"), "asynchronous": asynchronous, "run_dir": tmp_path / "run"}
+    for generations in (1, 2):  # the second time it goes on
+        LemonadeTrainer(**small | {"max_generations": generations}).search(DigitsDataModule())
+        found = [c.generation for c in History.open(tmp_path / "run").candidates()]
+        assert found == [0, 0, *(generation for generation in range(1, generations + 1) for _ in range(2))]
+        assert [g.accepted for g in History.open(tmp_path / "run").generations()] == [2] * (generations + 1)
 
 
 class TooLarge(LemonadeModule):

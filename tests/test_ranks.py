@@ -13,6 +13,7 @@ from lightning_fabric.plugins.environments import SLURMEnvironment
 from lightning_lemonade import LemonadeModule, LemonadeTrainer
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.history import History
+from lightning_lemonade.ranks import started_by_srun
 
 PROGRAM = rank_modules.__file__
 TWO = json.dumps({"devices": 2})
@@ -181,8 +182,18 @@ def test_batch_norms_cannot_be_synchronised_on_the_cpu():
 
 def test_srun_and_devices_must_agree(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
     with pytest.raises(ConfigurationError, match="srun started 2 processes, but devices and num_nodes ask for 1"):
         LemonadeTrainer(accelerator="cpu", devices=1).search(rank_modules.Odd())
+
+
+@pytest.mark.parametrize("name", ["bash", "interactive"])
+def test_in_a_shell_of_srun_the_search_starts_its_processes_itself(monkeypatch, name):
+    for key, value in {"STEP_NUM_TASKS": "1", "NTASKS": "1", "JOB_NAME": "search"}.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    assert started_by_srun() == 1
+    monkeypatch.setenv("SLURM_JOB_NAME", name)
+    assert started_by_srun() == 0
 
 
 def test_slurms_signals_are_left_to_whoever_set_them(tmp_path, monkeypatch):

@@ -183,7 +183,7 @@ def test_the_algorithm_is_one_argument():
     settings = LemonadeTrainer().settings
     assert (settings.sampling, settings.polish, settings.population_size, settings.space.starts) == ("density", 0.0, None, "paper")
     settings = LemonadeTrainer(algorithm="gain").settings
-    assert (settings.sampling, settings.polish, settings.space.starts) == ("gain", 0.3, "spanning")
+    assert (settings.sampling, settings.polish, settings.space.starts) == ("gain", 0.0, "spanning")
     assert LemonadeTrainer(algorithm="gain", inherit=False).settings.polish == 0.0
     settings = LemonadeTrainer(algorithm="gain", sampling="uniform", polish=0.2).settings
     assert (settings.sampling, settings.polish) == ("uniform", 0.2)

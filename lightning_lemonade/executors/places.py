@@ -127,6 +127,8 @@ def _of_ray(executor: RayExecutor, arguments: Mapping[str, Any]) -> Places:
     size = _devices(arguments, gpus)
     _of_one_node(arguments, size, gpus)
     room = sum(room_for_children(node, executor.cpus_per_child, gpus) for node in nodes)
+    if nodes and not (executor.cpus_per_child or gpus):  # for which Ray has room everywhere
+        room = executor.workers or room
     if nodes and not room and (has_gpus or not gpus):
         notes.append(f"{name} has no room for a child of {executor.cpus_per_child:g} CPU and {gpus:g} GPU: there a search would refuse it")
     slots = min(room or (executor.workers or 1), executor.workers or room or 1)
@@ -225,7 +227,7 @@ def _nodes_of_cluster(address: str | None) -> tuple[list[Mapping[str, float]], s
             return nodes_alive(), name, []
         finally:
             ray.shutdown()
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         return [], name, [f"{name} can't be reached from here, so nothing is known of its machines ({why})"]
 

@@ -88,13 +88,15 @@ class RayExecutor(Executor):
         for name, (value, least) in numbers.items():
             if value is not None and not (isinstance(value, int | float) and least <= value < inf):
                 raise ConfigurationError(f"{name} of RayExecutor must be a number of at least {least}, got {value!r}")
+            if name in ("max_retries", "workers") and not (value is None or isinstance(value, int)):
+                raise ConfigurationError(f"{name} of RayExecutor must be a whole number, got {value!r}")
         self.address, self.gpus_per_child, self.cpus_per_child, self.max_retries = address, gpus_per_child, cpus_per_child, max_retries
         self.workers, self.heartbeat_timeout, self.start_timeout = workers, heartbeat_timeout, start_timeout
         self._crews: list[Crew] = []
         self._waiting: deque[Request] = deque()
         self._results: deque[Result] = deque()
         self._tries: dict[int, int] = {}
-        self._connected = self._owned = False
+        self._connected, self._owned, self._started = False, False, 0.0
         self._beats: Any = None
         self._recipe: Any = None
 
@@ -114,7 +116,16 @@ class RayExecutor(Executor):
             raise ConfigurationError("this RayExecutor evaluates the children of another search: give each its own")
         if max(started_by_srun(), int(os.environ.get("WORLD_SIZE", "1"))) > 1:
             raise ConfigurationError("this program was started several times (by torchrun or srun): with Ray, start it once")
-        self._connect()
+        try:
+            self._connect()
+            self._prepare(recipe)
+        except BaseException:
+            self.close()
+            raise
+        return Ranks(0)
+
+    def _prepare(self, recipe: Recipe) -> None:
+        """Begins the workers for a recipe."""
         self._gpus = self._gpus_of_a_child(recipe.trainer_arguments)
         self._size = _devices(recipe.trainer_arguments, self._gpus)
         self._limit = recipe.max_child_seconds
@@ -127,7 +138,6 @@ class RayExecutor(Executor):
                 f"be picklable; give classes or functions in place of open files, locks and generators"
             ) from error
         self._begin(pickled)
-        return Ranks(0)
 
     def open(self, ranks: Ranks, evaluator: Evaluator) -> None:
         """See `Executor.open`."""
@@ -137,7 +147,9 @@ class RayExecutor(Executor):
         self._torch_threads = torch.get_num_threads()
         self._checksums = {task: dict(data.checksums) for task, data in evaluator.tasks.items()}
         self._prepared = ray.get_runtime_context().get_node_id()
-        self._set_up_limit = self.start_timeout + 10 * (time.monotonic() - self._started)
+        now = time.monotonic()
+        self._set_up_limit = self.start_timeout + 10 * (now - self._started)
+        self._started = now  # whoever was lost meanwhile is begun again
         for crew in self._crews:  # not before `prepare_data` has run here: what it makes may be what they read
             crew.set_up(self._recipe, self._prepared)
 
@@ -214,9 +226,13 @@ class RayExecutor(Executor):
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                where = f"the Ray cluster {self.address!r} can't be reached" if self.address else "Ray can't start on this machine"
-                raise ConfigurationError(f"{where}: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+                answers = f"the Ray cluster {self.address!r} answers, but lets nobody in"
+                where = answers if self.address else "Ray can't start on this machine"
+                raise ConfigurationError(
+                    f"{where}: {str(error).splitlines()[0] if str(error) else type(error).__name__}; if its token is what is missing: "
+                    f"RAY_AUTH_MODE must be the same wherever Ray runs, and with `token` the token, too"
+                ) from error
             finally:
                 if threading.current_thread() is threading.main_thread() and terminated is not None:
                     signal.signal(signal.SIGTERM, terminated)  # Ray's own would end the process without a word
@@ -375,6 +391,8 @@ class RayExecutor(Executor):
         Raises:
             SearchError: if there has been no worker for too long.
         """
+        import ray  # noqa: PLC0415
+
         now = time.monotonic()
         if any(crew.up for crew in self._crews):
             self._started = now
@@ -383,8 +401,9 @@ class RayExecutor(Executor):
                 f"no worker started within {self.start_timeout:g} seconds: see with `ray status` whether the cluster has room for one with "
                 f"{self.cpus_per_child:g} CPU and {self._gpus:g} GPU, and give the same command again to go on"
             )
+        answered = set(self._answered()) if any(self._is_late(crew, now) for crew in self._crews) else set()
         for crew in list(self._crews):
-            request, late = crew.request, self._limit is not None and now - crew.since > self._limit + GRACE
+            request, late = crew.request, self._is_late(crew, now) and not answered.intersection(crew.references)
             if late and isinstance(request, EvaluationRequest):
                 crew.request = None
                 self._lose(crew, "")
@@ -395,8 +414,22 @@ class RayExecutor(Executor):
                 self._lose(crew, f"its data wasn't set up {now - crew.since:.0f} seconds later, see start_timeout")
         if not self._asked_beats and now - self._heard > min(TICK * 5, self.heartbeat_timeout / 2):
             self._asked_beats = [self._beats.silence.remote()]
+        elif self._asked_beats and now - self._heard > 2 * self.heartbeat_timeout:  # who hears is silent itself
+            ray.kill(self._beats, no_restart=False)
+            self._asked_beats, self._heard = [], now
         if now - self._counted > RECOUNT:
             self._recount()
+
+    def _is_late(self, crew: "Crew", now: float) -> bool:
+        """Returns whether a worker hasn't ended a child itself that takes too long."""
+        return self._limit is not None and now - crew.since > self._limit + GRACE
+
+    def _answered(self) -> list[Any]:
+        """Returns the references of all that is there already: more than was taken, where this process was held up."""
+        import ray  # noqa: PLC0415
+
+        references = [reference for crew in self._crews for reference in crew.references]
+        return list(ray.wait(references, num_returns=len(references), timeout=0)[0]) if references else []
 
     def _hear(self, reference: Any) -> None:  # noqa: ANN401
         """Gives up workers that have been silent for too long."""
@@ -482,7 +515,10 @@ def _of_one_node(arguments: Mapping[str, Any], size: int, gpus: float) -> dict[s
     strategy = arguments.get("strategy", "auto")
     if size == 1 and strategy != "auto":
         raise ConfigurationError(f"strategy={strategy!r} with one device for each child: give devices, too, or leave it out")
-    return {**arguments, "devices": size, **({"strategy": "ddp"} if size > 1 and strategy == "auto" else {})}
+    own: dict[str, Any] = {"devices": size} | ({"strategy": "ddp"} if size > 1 and strategy == "auto" else {})
+    if not gpus and arguments.get("accelerator", "auto") == "auto":
+        own["accelerator"] = "cpu"  # the processes see the GPUs of their machine, which other children may have
+    return {**arguments, **own}
 
 
 def _times(count: int) -> str:

@@ -8,7 +8,7 @@ from lightning_lemonade.search.knowledge import Knowledge
 from lightning_lemonade.search.limits import Limits
 from lightning_lemonade.search.randomness import derived_rng, derived_seed
 from lightning_lemonade.search.sampling import DensitySampling, Sampling, UniformSampling
-from lightning_lemonade.search.search import Asked, Search
+from lightning_lemonade.search.search import Asked, Room, Search
 from lightning_lemonade.search.survival import ContributionSurvival, NonDominatedSurvival, Survival
 
 SAMPLING: dict[str, type[Sampling]] = {"density": DensitySampling, "gain": GainSampling, "uniform": UniformSampling}
@@ -30,6 +30,7 @@ __all__ = [
     "NonDominatedSurvival",
     "Outcome",
     "Proposal",
+    "Room",
     "Sampling",
     "Search",
     "Survival",

@@ -43,6 +43,22 @@ class Asked:
     proposed: int
 
 
+@dataclass(frozen=True)
+class Room:
+    """Seconds that there are for children, where times are expected.
+
+    Attributes:
+        each: that one may take.
+        together: that all may take, one after the other.
+    """
+
+    each: float = inf
+    together: float = inf
+
+
+NO_BOUND = Room()
+
+
 class Search:
     """The state of a search: population, what is in flight, what was seen.
 
@@ -64,6 +80,7 @@ class Search:
         population: the members.
         members: the population and the parents of what is in flight, by id.
         in_flight: children accepted and not told of yet, by id.
+        started: how many starting networks were accepted.
     """
 
     def __init__(
@@ -88,6 +105,7 @@ class Search:
         self.population: list[Member] = []
         self.members: dict[int, Member] = {}
         self.in_flight: dict[int, Child] = {}
+        self.started = 0
         self._seen: set[str] = set()
         self._next_id = 0
         self._families: list[tuple[Outline, Outline]] = []
@@ -105,7 +123,7 @@ class Search:
         distinct = list({proposal.spec.structural_hash: proposal for proposal in proposals}.values())
         return Asked(tuple(self._accept(proposal) for proposal in distinct), len(distinct))
 
-    def ask(self, rng: np.random.Generator, count: int, generation: int, *, proposals: int | None = None, room: float = inf) -> Asked:
+    def ask(self, rng: np.random.Generator, count: int, generation: int, *, proposals: int | None = None, room: Room = NO_BOUND) -> Asked:
         """Proposes children of the population and accepts some of them: the first half of a generation.
 
         Args:
@@ -113,7 +131,7 @@ class Search:
             count: n_ac, children wanted; fewer where not enough legal ones are found.
             generation: its number, from 1.
             proposals: n_pc of this call, in place of the search's; an asynchronous search asks for fewer children at a time.
-            room: seconds that the children may take together; where times are expected, fewer are accepted, but at least one.
+            room: seconds that the children may take; where times are expected, others and fewer are accepted, but at least one.
 
         Raises:
             SearchError: if the population is empty.
@@ -135,7 +153,7 @@ class Search:
         legal = [*found.values(), *continued]
         return self._accepted(choice, legal, count, rng, room)
 
-    def ask_to_polish(self, rng: np.random.Generator, count: int, generation: int, epochs: int, *, room: float = inf) -> Asked:
+    def ask_to_polish(self, rng: np.random.Generator, count: int, generation: int, epochs: int, *, room: Room = NO_BOUND) -> Asked:
         """Proposes to train members of the population on, without a change, and longer than children are: the end of a search.
 
         Those are accepted that promise the largest gain in hypervolume for their work, whatever the search's sampling. A member is polished
@@ -222,16 +240,18 @@ class Search:
         values = {m.id: {key: m.values[key] for key in self.objectives} for m in members}
         return [Proposal(m.spec, generation, m.id, (), values[m.id], epochs=epochs) for m in members]
 
-    def _accepted(self, choice: FittedSampling, legal: Sequence[Proposal], count: int, rng: np.random.Generator, room: float) -> Asked:
-        """Accepts some of several proposals, as many as there is room for."""
-        chosen: dict[int, Expected] = {}
-        for i in choice.accept(legal, count, rng):
-            expected = choice.expected(legal[i])
-            room -= expected.seconds or 0.0
-            if room < 0 and chosen:
-                break
-            chosen[i] = expected
-        return Asked(tuple(self._accept(legal[i], chosen[i]) for i in sorted(chosen)), len(legal))
+    def _accepted(self, choice: FittedSampling, legal: Sequence[Proposal], count: int, rng: np.random.Generator, room: Room) -> Asked:
+        """Accepts some of several proposals, as many as there is room for; the first one where there is room for none."""
+        wanted = choice.accept(legal, count, rng)
+        expected = {i: choice.expected(legal[i]) for i in wanted}
+        chosen: list[int] = []
+        left = room.together
+        for i in wanted:
+            seconds = expected[i].seconds or 0.0
+            if seconds <= min(left, room.each):
+                chosen.append(i)
+                left -= seconds
+        return Asked(tuple(self._accept(legal[i], expected[i]) for i in sorted(chosen or wanted[:1])), len(legal))
 
     def _accept(self, proposal: Proposal, expected: Expected | None = None) -> Child:
         child = Child(**vars(proposal), id=self._next_id, expected=expected or Expected())
@@ -240,6 +260,7 @@ class Search:
 
     def _take(self, child: Child) -> None:
         self._next_id += 1
+        self.started += child.parent is None
         self._seen.add(child.spec.structural_hash)
         if child.parent is not None and not child.mutations:
             self._trained_on.add((child.parent, child.epochs))

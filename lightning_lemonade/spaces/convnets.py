@@ -16,7 +16,7 @@ from lightning_lemonade.spaces.operators import PAPER_OPERATORS, Operator, rando
 Maker = Callable[[int], GraphSpec]
 _PIXELS = (64, 3072)
 _TARGETS = ((500, 1_500, 4_000, 10_000), (15_000, 50_000, 100_000, 400_000))
-_LARGEST = (7_000, 200_000)
+_SPANNING = ((1_300, 2_300, 4_000, 7_000), (12_000, 35_000, 80_000, 200_000))
 _SMALLEST = (300, 10_000)
 
 
@@ -27,10 +27,10 @@ class ConvNetSpace:
     between the blocks; two are plain, two depthwise-separable. The strided ones (ours) are plain, and each block halves the
     image by its stride, the first one only where the image has 16 pixels or more a side: they train several times faster.
     Both have about 15, 50, 100 and 400 thousand parameters for images of 32x32x3 (the paper's), 0.5 to 10 thousand for 8x8
-    digits (ours), and sizes between for what lies between. The spanning ones (ours) are the two smallest strided
-    ones, one of the third size with two blocks a stage, and one of 200 thousand parameters (7 thousand at 8x8) with two blocks a
-    stage and max pooling, which takes the most time and has the lowest error: what is small can be shrunk from it. The smallest
-    network allowed has 10 thousand parameters at 32x32x3 and 300 at 8x8.
+    digits (ours), and sizes between for what lies between. The spanning ones (ours) have two plain blocks a stage and max pooling
+    between stages, and 12, 35, 80 and 200 thousand parameters at 32x32x3, 1 to 7 thousand at 8x8: what is between and below is
+    grown and shrunk from them. Where a time bounds the search, it begins with those that it has time for. The smallest network
+    allowed has 10 thousand parameters at 32x32x3 and 300 at 8x8.
 
     Args:
         starts: the starting networks: `"paper"`, `"strided"` or `"spanning"` (ours).
@@ -73,18 +73,12 @@ class ConvNetSpace:
         shape = tuple(sample_shape)
         if len(shape) != 3:
             raise ConfigurationError(f"this space makes networks for images (channels, height, width); a sample has the shape {shape}")
-        small, large = _TARGETS
+        small, large = _SPANNING if self.starts == "spanning" else _TARGETS
         targets = [_between(shape, low, high) for low, high in zip(small, large, strict=True)]
-
-        def strided(target: float) -> GraphSpec:
-            return _sized(lambda width: strided_net(shape, num_outputs, width), target)
-
-        if self.starts == "strided":
-            return [strided(target) for target in targets]
         if self.starts == "spanning":
-            larger = ((False, targets[2]), (True, _between(shape, *_LARGEST)))
-            two_blocks = [_sized(partial(two_block_net, shape, num_outputs, pooled=pooled), size) for pooled, size in larger]
-            return [*map(strided, targets[:2]), *two_blocks]
+            return [_sized(partial(two_block_net, shape, num_outputs), target) for target in targets]
+        if self.starts == "strided":
+            return [_sized(partial(strided_net, shape, num_outputs), target) for target in targets]
         makers = [
             lambda width: conv_net(shape, num_outputs, width, separable=True),
             lambda width: conv_net(shape, num_outputs, width, separable=False),
@@ -154,26 +148,21 @@ def strided_net(sample_shape: Sequence[int], num_outputs: int, width: int) -> Gr
     return chain.ended(num_outputs)
 
 
-def two_block_net(sample_shape: Sequence[int], num_outputs: int, width: int, *, pooled: bool) -> GraphSpec:
-    """Returns a network of three stages of two blocks (width, 2 width, 4 width filters). Source: ours.
+def two_block_net(sample_shape: Sequence[int], num_outputs: int, width: int) -> GraphSpec:
+    """Returns a network of three stages of two blocks (width, 2 width, 4 width filters) with max pooling between stages. Source: ours.
 
     Args:
         sample_shape: (channels, height, width).
         num_outputs: size of the output.
         width: filters of the first blocks.
-        pooled: whether images are halved by max pooling between stages; else by a stride of the first block of each stage, of the first
-            stage only where images have at least 16 pixels a side.
     """
     chain, size = _Chain(sample_shape), min(sample_shape[1:])
     for stage in range(3):
-        if pooled and stage and size >= 4:
+        if stage and size >= 4:
             chain.put(Pool2d("max", (2, 2), (2, 2)))
             size //= 2
         for block in range(2):
-            stride = 2 if not pooled and not block and size >= (4 if stage else 16) else 1
-            size = -(-size // stride)
-            convolution = Conv2d(width * 2**stage, (3, 3), stride=(stride, stride), padding=(1, 1), bias=False)
-            chain.put(convolution, f"stage{stage + 1}.block{block + 1}.conv")
+            chain.put(Conv2d(width * 2**stage, (3, 3), padding=(1, 1), bias=False), f"stage{stage + 1}.block{block + 1}.conv")
             chain.put(BatchNorm2d())
             chain.put(Activation("relu"))
     return chain.ended(num_outputs)

@@ -12,11 +12,13 @@ import pytest
 import ray
 import torch
 
-from lightning_lemonade import LemonadeModule, LemonadeTrainer, RayExecutor
+from lightning_lemonade import LemonadeModule, LemonadeTrainer, RayExecutor, SearchCallback
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import ConfigurationError, DataError, SearchError
+from lightning_lemonade.evaluation import EvaluationRequest
 from lightning_lemonade.executors import ray_executor
 from lightning_lemonade.history import History
+from lightning_lemonade.search import Child
 from lightning_lemonade.spaces import ConvNetSpace
 from lightning_lemonade.testing.executors import check_executor
 
@@ -81,7 +83,16 @@ def test_a_child_whose_worker_always_dies_fails_and_the_others_go_on(cluster, tm
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().training_step(batch, batch_idx)
 
-    history = search(tmp_path / "run", RayExecutor(max_retries=0, workers=1), module=Dying, max_generations=1, accepted=1)
+    executor = RayExecutor(max_retries=0, workers=1)
+
+    class Second(SearchCallback):
+        """Another search with the executor of this one, which goes on."""
+
+        def on_generation_start(self, info, generation):
+            with pytest.raises(ConfigurationError, match="evaluates the children of another search"):
+                search(tmp_path / "second", executor)
+
+    history = search(tmp_path / "run", executor, module=Dying, max_generations=1, accepted=1, callbacks=[Second()])
     failed = [candidate for candidate in history.candidates() if candidate.failure]
     assert [(candidate.id, candidate.failure.kind) for candidate in failed] == [(1, "worker_lost")]
     assert "lost once" in failed[0].failure.text
@@ -159,6 +170,44 @@ def test_what_the_cluster_cannot_give_is_told_at_once(cluster, tmp_path, executo
     with pytest.raises(ConfigurationError, match=text):
         search(tmp_path / "run", RayExecutor(**executor), **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_without_gpus_children_take_none_that_their_machine_has():
+    assert ray_executor._of_one_node({}, 1, 0.0)["accelerator"] == "cpu"
+    assert ray_executor._of_one_node({"accelerator": "mps"}, 1, 0.0)["accelerator"] == "mps"
+    assert "accelerator" not in ray_executor._of_one_node({}, 1, 0.5)
+
+
+def test_what_is_done_is_not_late_however_late_it_is_looked_at(cluster):
+    class Fake:
+        up = ready = True
+
+        def __init__(self, request, seconds):
+            self.request, self.references = request, [answer.remote(seconds)]
+            self.since = time.monotonic() - 1000
+            self.killed = False
+
+        def kill(self):
+            self.killed = True
+
+    @ray.remote(num_cpus=0)
+    def answer(seconds):
+        time.sleep(seconds)
+
+    spec = ConvNetSpace().initial((1, 8, 8), 10)[0]
+    done, late = (Fake(EvaluationRequest(Child(spec, 0, None, (), {}, id=number), None, {}), number * 1000) for number in range(2))
+    ray.get(done.references)
+    executor = RayExecutor()
+    executor._crews, executor._limit, executor._asked_beats = [done, late], 10, []
+    executor._heard = executor._counted = executor._started = time.monotonic()
+    executor._gpus, executor._prepared = 0.0, "here"
+    executor.workers, executor._set_up_limit = 1, 10_000
+    executor._recount = list
+    executor._look_around()
+    assert not done.killed
+    assert late.killed
+    assert executor._results.popleft().outcome.failure.kind == "time_limit"
+    ray.cancel(late.references[0], force=True)
 
 
 def test_fractions_are_counted_as_ray_counts_them():

@@ -4,7 +4,6 @@ import pytest
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.graph import Conv2d, Pool2d
 from lightning_lemonade.spaces import EXACT_OPERATORS, ConvNetSpace, strided_net
-from lightning_lemonade.spaces.convnets import two_block_net
 
 
 @pytest.mark.parametrize(
@@ -21,22 +20,16 @@ def test_starting_networks_have_the_sizes_that_are_promised(shape, sizes, starts
 @pytest.mark.parametrize(
     ("shape", "sizes"),
     [
-        ((3, 32, 32), (15_000, 50_000, 100_000, 200_000)),
-        ((1, 28, 28), (4_900, 14_000, 34_000, 63_000)),
-        ((1, 8, 8), (500, 1_700, 4_800, 7_400)),
+        ((3, 32, 32), (12_000, 35_000, 80_000, 200_000)),
+        ((1, 28, 28), (5_500, 14_000, 27_000, 63_000)),
+        ((1, 8, 8), (1_300, 2_300, 4_000, 7_000)),
     ],
 )
 def test_the_spanning_ones_reach_from_small_to_large(shape, sizes):
     specs = ConvNetSpace(starts="spanning").initial(shape, 10)
-    assert [spec.parameter_count for spec in specs] == pytest.approx(sizes, rel=0.1)
-    kinds = [[sum(isinstance(node.op, kind) for node in spec.nodes) for kind in (Conv2d, Pool2d)] for spec in specs]
-    assert kinds == [[3, 0], [3, 0], [6, 0], [6, 2]]
-
-
-@pytest.mark.parametrize(("size", "strides"), [(32, [2, 1, 2, 1, 2, 1]), (8, [1, 1, 2, 1, 2, 1]), (2, [1] * 6)])
-def test_two_blocks_a_stage_can_be_halved_by_strides_too(size, strides):
-    spec = two_block_net((3, size, size), 10, 4, pooled=False)
-    assert [node.op.stride[0] for node in spec.nodes if isinstance(node.op, Conv2d)] == strides
+    assert [spec.parameter_count for spec in specs] == pytest.approx(sizes, rel=0.2)
+    assert all(sum(isinstance(node.op, Conv2d) for node in spec.nodes) == 6 for spec in specs)
+    assert all(sum(isinstance(node.op, Pool2d) for node in spec.nodes) == 2 for spec in specs)
 
 
 def test_of_the_papers_two_are_plain_and_two_separable():
