@@ -183,6 +183,7 @@ def test_batch_norms_cannot_be_synchronised_on_the_cpu():
 def test_srun_and_devices_must_agree(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
     with pytest.raises(ConfigurationError, match="srun started 2 processes, but devices and num_nodes ask for 1"):
         LemonadeTrainer(accelerator="cpu", devices=1).search(rank_modules.Odd())
 
