@@ -13,7 +13,8 @@ class Executor(ABC):
     """Evaluates children of one search, in this process or elsewhere, and gives back results as they come.
 
     A search calls `prepare`, then `open`, then `submit` and `next` by turns, with at most `slots` requests at a time underway, and `close`
-    at last, also where something raised. It may be opened again for another search.
+    at last, also where something raised. It may be opened again for another search. Only where `prepare` raises isn't `close` called: it
+    may be at work for another search, so `prepare` itself lets go of what it had begun.
 
     A child whose evaluation raises is a result with a failure. What would be the same for every child (`ConfigurationError`, `DataError`)
     is raised by `next`. Who evaluates somewhere else tries again where a process is lost, and makes a failure of it after some tries:
