@@ -2,26 +2,22 @@
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heapreplace
-from math import ceil, inf
+from math import ceil
 from textwrap import fill
 
 import torch
 
-from lightning_lemonade.errors import SearchError
 from lightning_lemonade.evaluation import Evaluator
-from lightning_lemonade.evaluation.pace import Pace, measure
+from lightning_lemonade.evaluation.pace import Pace
 from lightning_lemonade.executors.places import Places, places_of
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import DATABASE
-from lightning_lemonade.run import hypervolume_bounds, starting_networks
-from lightning_lemonade.search.cost import work
 from lightning_lemonade.settings import SearchSettings
+from lightning_lemonade.starts import hypervolume_bounds, paces_of, starting_networks, that_fit
 
-START_SHARE = 0.5
-"""Share of the time that starting networks may take, where a time bounds a search."""
 WIDTH = 120
 """Characters of a line of a plan's text."""
 
@@ -134,17 +130,17 @@ def make_plan(settings: SearchSettings, evaluator: Evaluator) -> Plan:
         warnings.warn(f"a starting network is dropped: {reason}", stacklevel=3)
     hypervolume_bounds(settings.objectives, specs, limits, {task: data.outputs for task, data in evaluator.tasks.items()})
     places = places_of(settings.executor, settings.trainer_arguments, torch.get_num_threads())
-    clocks = {task: _Clock.measured(evaluator, task, specs, places) for task in evaluator.tasks}
+    measured = {task: paces_of(evaluator, task, specs, places) for task in evaluator.tasks}
 
     def seconds(spec: GraphSpec, epochs: int, validations: int) -> float:
-        return sum(clock.seconds(spec, epochs, validations, places.processes) for clock in clocks.values())
+        return sum(paces[spec.structural_hash].seconds(epochs, validations, places.processes) for paces in measured.values())
 
     training = settings.training
-    begun, initial = _that_fit(settings, specs, lambda spec: seconds(spec, 1, 1), places.slots)
+    begun, initial = that_fit(settings, specs, lambda spec, epochs: seconds(spec, epochs, 1), places.slots)
     starts = tuple(
         PlannedNetwork(spec.parameter_count, spec.macs, seconds(spec, initial, 1), seconds(spec, training.epochs, 2)) for spec in begun
     )
-    paces = {task: clock.large for task, clock in clocks.items()}
+    largest = {task: list(paces.values())[-1] for task, paces in measured.items()}
     child = sum(start.child_seconds for start in starts) / len(starts)
     polished = sum(seconds(spec, training.polish_epochs, 2) for spec in begun) / len(begun)
     generations, total = _course(settings, [start.seconds for start in starts], (child, polished), places.slots)
@@ -155,8 +151,8 @@ def make_plan(settings: SearchSettings, evaluator: Evaluator) -> Plan:
         max_generations=settings.max_generations,
         max_seconds=settings.max_seconds,
         asynchronous=settings.asynchronous,
-        paces=paces,
-        memory=max(pace.memory + (pace.gradients if places.processes > 1 else 0) for pace in paces.values()),
+        paces=largest,
+        memory=max(pace.memory + (pace.gradients if places.processes > 1 else 0) for pace in largest.values()),
         memory_is=_memory_is(places),
         device_memory=_device_memory(places),
         child_seconds=child,
@@ -167,93 +163,6 @@ def make_plan(settings: SearchSettings, evaluator: Evaluator) -> Plan:
         notes=(),
     )
     return replace(plan, notes=tuple(_notes(plan, settings, evaluator)))
-
-
-def beginning(settings: SearchSettings, evaluator: Evaluator, specs: Sequence[GraphSpec]) -> tuple[list[GraphSpec], int]:
-    """Returns the starting networks to train, and for how many epochs: fewer of both where these take too long for the time given.
-
-    A few steps are measured. Where several processes train a child, or on another machine, nothing is. Source: ours.
-
-    Args:
-        settings: of the search.
-        evaluator: with its data set up.
-        specs: the starting networks.
-    """
-    usual = list(specs), settings.training.initial_epochs
-    if settings.max_seconds is None:
-        return usual
-    places = places_of(settings.executor, settings.trainer_arguments, torch.get_num_threads())
-    if places.processes > 1 or not places.at_hand:
-        return usual
-    try:
-        clocks = [_Clock.measured(evaluator, task, specs, places) for task in evaluator.tasks]
-    except SearchError:  # it fails again when it is trained: then it is recorded, and the search goes on with the others
-        return usual
-    return _that_fit(settings, specs, lambda spec: sum(clock.seconds(spec, 1, 1, 1) for clock in clocks), places.slots)
-
-
-def _that_fit(
-    settings: SearchSettings, specs: Sequence[GraphSpec], epoch: Callable[[GraphSpec], float], slots: int
-) -> tuple[list[GraphSpec], int]:
-    """Returns the starting networks that fit into their share of the time, and their epochs, at least as many as a child has.
-
-    Of networks that span a range of sizes, the largest is dropped first: better a smaller one that is trained well.
-    """
-    training = settings.training
-    usual, room = training.initial_epochs, inf if settings.max_seconds is None else START_SHARE * settings.max_seconds
-    costs = {spec.structural_hash: epoch(spec) for spec in specs}
-
-    def span(chosen: Collection[str]) -> float:
-        """Seconds of an epoch of each, several at a time."""
-        each = [costs[name] for name in chosen]
-        return max(*each, sum(each) / min(slots, len(each)))
-
-    if usual * span(costs) > room and settings.space.starts == "spanning":
-        names = _spanning(sorted(costs, key=lambda name: costs[name]), lambda chosen: usual * span(chosen) <= room)
-        specs = [spec for spec in specs if spec.structural_hash in names]
-    whole = span([spec.structural_hash for spec in specs])
-    return list(specs), usual if usual * whole <= room else min(usual, max(training.epochs, int(room / whole)))
-
-
-def _spanning(names: Sequence[str], fit: Callable[[Collection[str]], bool]) -> set[str]:
-    """Returns the first, the last that fits beside it, and of those between as many as fit, the last first; at least two."""
-    chosen = {names[0]}
-    for name in reversed(names[1:]):
-        if fit({*chosen, name}):
-            chosen.add(name)
-    return chosen if len(chosen) > 1 else set(names[:2])
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """Times of networks of any size: between and beyond two that were measured, in proportion to the work that a network's graph says.
-
-    Two, since a step costs something for any network, most of all on a GPU.
-    """
-
-    small: Pace
-    large: Pace
-    least: float
-    most: float
-
-    @classmethod
-    def measured(cls, evaluator: Evaluator, task: str, specs: Sequence[GraphSpec], places: Places) -> "_Clock":
-        """Measures the networks of most and of least work."""
-        least, most = min(specs, key=work), max(specs, key=work)
-        where = {"accelerator": places.here, "devices": places.measured_devices}
-        large = measure(evaluator, task, most, where, places.processes)
-        small = large if least is most else measure(evaluator, task, least, where, places.processes)
-        return cls(small, large, work(least), work(most))
-
-    def seconds(self, spec: GraphSpec, epochs: int, validations: int, processes: int) -> float:
-        """Returns the time of a training with validations, of which each process does a share."""
-        share = (work(spec) - self.least) / (self.most - self.least) if self.most > self.least else 1.0
-
-        def scaled(small: float, large: float) -> float:
-            return min(small, large) + share * max(0.0, large - small)
-
-        validation = scaled(self.small.validation, self.large.validation) * self.large.held_out / processes + self.large.look
-        return epochs * self.large.batches * scaled(self.small.step, self.large.step) + self.large.start + validations * validation
 
 
 def _course(settings: SearchSettings, starts: Sequence[float], children: tuple[float, float], slots: int) -> tuple[int, float]:

@@ -15,13 +15,12 @@ from numpy.random import Generator
 
 from lightning_lemonade.callback import SearchCallback, SearchInfo
 from lightning_lemonade.configuration import BUDGET, POLISHED, changed_versions, differences
-from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError, ObjectiveError, SearchError
+from lightning_lemonade.errors import ConfigurationError, HistoryError, SearchError
 from lightning_lemonade.evaluation import TaskData, timed
 from lightning_lemonade.executors import Executor
 from lightning_lemonade.flight import Flight, Window, spent_by_phase
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import DATABASE, History
-from lightning_lemonade.objectives import Objective, SpecObjective, TrainedObjective
 from lightning_lemonade.records import CandidateRecord, ObjectiveRecord
 from lightning_lemonade.resume import Progress, polishings_of, restore, with_polishing
 from lightning_lemonade.search import (
@@ -29,7 +28,6 @@ from lightning_lemonade.search import (
     Asked,
     Child,
     ContributionSurvival,
-    Limits,
     NonDominatedSurvival,
     Outcome,
     Room,
@@ -37,6 +35,7 @@ from lightning_lemonade.search import (
     derived_rng,
 )
 from lightning_lemonade.settings import SearchSettings
+from lightning_lemonade.starts import hypervolume_bounds, starting_networks
 
 EMPTY_GENERATIONS = 3
 SHOWN_DIFFERENCES = 6
@@ -465,83 +464,6 @@ class Run:
                 if event != "on_search_exception":
                     raise SearchError(f"the search stops: {text}") from error
                 warnings.warn(text, stacklevel=2)  # the exception that is being told matters more, and the other callbacks must hear it
-
-
-def starting_networks(
-    settings: SearchSettings, tasks: Mapping[str, TaskData]
-) -> tuple[list[GraphSpec], list[str], Limits, dict[str, Callable[[GraphSpec], float]]]:
-    """Returns the networks that a search starts with, why others are dropped, its limits, and its measures of an architecture by key.
-
-    Raises:
-        SearchError: if none meets the limits.
-        DataError: if the tasks' samples differ in shape.
-        ConfigurationError: if the space gives networks of other outputs than it is asked for.
-    """
-    sample_shape, outputs = common_sample_shape(tasks), max(data.outputs for data in tasks.values())
-    limits = settings.limits.within(Limits.parse(settings.space.limits(sample_shape)))
-    measures: dict[str, Callable[[GraphSpec], float]] = {o.key: o.checked for o in settings.objectives if isinstance(o, SpecObjective)}
-    limits = Limits({key: span for key, span in limits.ranges.items() if key in measures})
-    starts, dropped = legal_starts(settings.space.initial(sample_shape, outputs), measures, limits)
-    for spec in starts:
-        if spec.output_shape[0] != outputs:
-            raise ConfigurationError(
-                f"{type(settings.space).__name__}.initial gave a network of {spec.output_shape[0]} outputs instead of {outputs}: make it "
-                f"with the num_outputs that it gets, or give the data module another num_outputs"
-            )
-    return list({spec.structural_hash: spec for spec in starts}.values()), dropped, limits, measures
-
-
-def legal_starts(
-    specs: Sequence[GraphSpec], measures: Mapping[str, Callable[[GraphSpec], float]], limits: Limits
-) -> tuple[list[GraphSpec], list[str]]:
-    """Returns the starting networks inside the limits, and why the others were dropped."""
-    legal, dropped = [], []
-    for spec in specs:
-        violation = limits.violation({key: measure(spec) for key, measure in measures.items()})
-        if violation:
-            dropped.append(violation)
-        else:
-            legal.append(spec)
-    if not legal:
-        raise SearchError(f"no starting network meets the limits: {'; '.join(dropped)}. Widen the limits or give another space")
-    return legal, dropped
-
-
-def common_sample_shape(tasks: Mapping[str, TaskData]) -> tuple[int, ...]:
-    """Returns the shape of every task's samples.
-
-    Raises:
-        DataError: if they differ.
-    """
-    shapes = {task: data.sample_shape for task, data in tasks.items()}
-    if len(set(shapes.values())) != 1:
-        shown = ", ".join(f"{task}: {'x'.join(map(str, shape))}" for task, shape in shapes.items())
-        raise DataError(
-            f"the tasks' samples differ in shape ({shown}), but they share one architecture: resize the images, or search apart"
-        )
-    return next(iter(shapes.values()))
-
-
-def hypervolume_bounds(
-    objectives: Sequence[Objective], starts: Sequence[GraphSpec], limits: Limits, outputs: Mapping[str, int]
-) -> dict[str, tuple[float, float]]:
-    """Returns the bounds of the hypervolume: a tenth to ten times the starting networks, or the limits; what is trained has its own.
-
-    Raises:
-        ObjectiveError: if an objective's own bounds leave no room between them.
-    """
-    bounds = {}
-    for objective in objectives:
-        if isinstance(objective, SpecObjective):
-            values = [objective.checked(spec) for spec in starts]
-            low, high = limits.ranges.get(objective.key, (0.0, float("inf")))
-            low, high = max(low, min(values) / 10), min(high, max(values) * 10)
-            bounds[objective.key] = (low, high if low < high else low * 10)
-        elif isinstance(objective, TrainedObjective):
-            low, high = bounds[objective.key] = objective.bounds(outputs[objective.task])
-            if not low < high:
-                raise ObjectiveError(f"objective {objective.key} has the bounds {low} and {high}: give the best, then the worst value")
-    return bounds
 
 
 def new_directory() -> Path:

@@ -1,6 +1,6 @@
 """Settings of a search."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from lightning_lemonade.executors import Executor
 from lightning_lemonade.module import PAPER_TRAINING, Training
 from lightning_lemonade.objectives import Objective, SpecObjective
 from lightning_lemonade.search import SAMPLING, Limits
-from lightning_lemonade.spaces import ConvNetSpace
+from lightning_lemonade.spaces import PAPER_OPERATORS, SCALING_OPERATORS, ConvNetSpace, Operator
 
 KEEP_WEIGHTS = ("front", "all")
 """Whose weights a run keeps: the front's (and those that children still inherit from), or every candidate's."""
@@ -28,13 +28,27 @@ class Algorithm:
     Attributes:
         sampling: how parents and children are chosen.
         starts: the starting networks of `ConvNetSpace`.
+        operators: its operators.
+        proposals: children proposed each generation.
+        asynchronous: whether children are proposed one by one.
     """
 
     sampling: str
     starts: Literal["paper", "strided", "spanning"]
+    operators: Sequence[Operator]
+    proposals: int
+    asynchronous: bool
+
+    @property
+    def space(self) -> ConvNetSpace:
+        """Where a search goes by default."""
+        return ConvNetSpace(starts=self.starts, operators=self.operators)
 
 
-ALGORITHMS = {"paper": Algorithm("density", "paper"), "gain": Algorithm("gain", "spanning")}
+ALGORITHMS = {
+    "paper": Algorithm("density", "paper", PAPER_OPERATORS, proposals=32, asynchronous=False),
+    "gain": Algorithm("gain", "spanning", (*PAPER_OPERATORS, *SCALING_OPERATORS), proposals=256, asynchronous=True),
+}
 """What `LemonadeTrainer(algorithm=...)` stands for: Algorithm 1 as it is, and what was best where it was measured (docs/benchmarks.md)."""
 
 

@@ -27,12 +27,13 @@ from lightning_lemonade.front import Front, load
 from lightning_lemonade.history import DATABASE, History
 from lightning_lemonade.module import LemonadeModule, Training
 from lightning_lemonade.objectives import Metric, Objective, for_tasks, resolve
-from lightning_lemonade.plan import Plan, beginning, make_plan
+from lightning_lemonade.plan import Plan, make_plan
 from lightning_lemonade.ranks import Ranks, Stop
 from lightning_lemonade.run import Run
 from lightning_lemonade.search import Limits
 from lightning_lemonade.settings import SearchSettings, algorithm_of, parse_time, parse_training
 from lightning_lemonade.spaces import ConvNetSpace
+from lightning_lemonade.starts import beginning
 
 RESERVED = {
     "barebones": "it records no metrics, which a search needs",
@@ -76,16 +77,16 @@ class LemonadeTrainer:
         metric: a metric of validation that the module logs, to be an objective in place of the error; see `Metric`.
         mode: `"min"` or `"max"`: whether less or more of the metric is better.
         limits: `{"params": 2e6}` (at most) or `{"params": (1e4, 2e6)}`.
-        algorithm: `"paper"` for Algorithm 1 as the paper has it, or `"gain"` (ours): what sampling and the starting networks are where they
-            aren't given.
+        algorithm: `"paper"` for Algorithm 1 as the paper has it, or `"gain"` (ours): what sampling, starting networks, operators,
+            `proposals` and `asynchronous` are where they aren't given; see `ALGORITHMS`.
         space: where to search; by default a `ConvNetSpace`.
         max_generations: when to stop; 15 if neither this nor `max_time` is given.
         max_time: when to stop, as `"DD:HH:MM:SS"`; the generation in progress is finished.
-        proposals: children proposed each generation (n_pc).
+        proposals: children proposed each generation (n_pc): 32, or 256 for `"gain"`.
         accepted: children trained each generation (n_ac).
         epochs: of a child.
-        initial_epochs: of a starting network; fewer, and of fewer networks, where `max_time` is given and these would take more than half
-            of it.
+        initial_epochs: of a starting network; fewer, and of fewer networks, where `max_time` is given and these would take more than two
+            fifths of it.
         schedule: `"default"` or `"paper"`: the paper's learning rate and epochs.
         training: all settings of training, in place of a schedule.
         inherit: whether children inherit their parent's weights.
@@ -131,7 +132,7 @@ class LemonadeTrainer:
         space: ConvNetSpace | None = None,
         max_generations: int | None = None,
         max_time: str | None = None,
-        proposals: int = 32,
+        proposals: int | None = None,
         accepted: int = 8,
         epochs: int | None = None,
         initial_epochs: int | None = None,
@@ -147,7 +148,7 @@ class LemonadeTrainer:
         max_child_time: str | None = None,
         max_failures: int = 16,
         keep_weights: Literal["front", "all"] = "front",
-        asynchronous: bool = False,
+        asynchronous: bool | None = None,
         executor: Literal["inline", "ray"] | Executor = "inline",
         module: ModuleFactory | None = None,
         batch_format: BatchFormat = None,
@@ -161,10 +162,10 @@ class LemonadeTrainer:
         self.settings = SearchSettings(
             objectives=tuple(_objectives(objectives, metric, mode)),
             limits=Limits.parse(limits),
-            space=space or ConvNetSpace(starts=chosen.starts),
+            space=space or chosen.space,
             max_generations=15 if max_generations is None and max_time is None else max_generations,
             max_seconds=None if max_time is None else parse_time(max_time),
-            proposals=proposals,
+            proposals=chosen.proposals if proposals is None else proposals,
             accepted=accepted,
             training=parse_training(schedule, epochs, initial_epochs, training),
             inherit=inherit,
@@ -177,7 +178,7 @@ class LemonadeTrainer:
             max_child_seconds=None if max_child_time is None else parse_time(max_child_time, "max_child_time"),
             max_failures=max_failures,
             keep_weights=keep_weights,
-            asynchronous=asynchronous,
+            asynchronous=chosen.asynchronous if asynchronous is None else asynchronous,
             executor=make_executor(executor),
             callbacks=tuple(callback for callback in callbacks if isinstance(callback, SearchCallback)),
             run_dir=None if run_dir is None else Path(run_dir),

@@ -4,14 +4,16 @@ Usage: python scripts/bench_search.py [--data fashion|digits] [--data_root ROOT]
 
 Methods (all train with the same Lightning module, optimiser, schedule and loader, and count parameters alike):
   ours       `algorithm="gain"`, bounded by time
-  polished, strided, uniform, density
-             ours with one part changed: with the last 30 % of the time for polish; with the strided starting networks; with uniform or with
-             the paper's sampling
+  polished, strided, unscaled, generations, uniform, density
+             ours with one part changed: with the last 30 % of the time for polish; with the strided starting networks; without the
+             operators that make all layers wider or narrower at once; in generations of eight children; with uniform or with the paper's
+             sampling
   scratch-E  ours without inheritance, and so without polish, E epochs a network
-  paper      the paper's sampling and starting networks, without polish
+  paper      `algorithm="paper"`: the paper's sampling, operators and starting networks, in generations
   random-E   random networks of a hand-written space, E epochs each
   nsga2-E, tpe-E
              Optuna's NSGA-II and multi-objective TPE over the same space, E epochs each
+  sms-emoa-E pymoo's SMS-EMOA over the same space, E epochs each: it selects by hypervolume, as none of Optuna's samplers does
   ladder-E   hand-scaled networks, two blocks a stage, dense, E epochs each, each 1.6 to 1.7 times as large as the one before, from the
              smallest that is allowed to the largest that the time allows; ladder-stride-E: the same with strides from the first
              block on instead of poolings; ladder-sep-E: separable, with poolings
@@ -32,7 +34,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,7 +44,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from hand_space import DOWN, RandomChooser, choose, ladder, two_block_net
+from hand_space import DOWN, FixedChooser, RandomChooser, choose, ladder, two_block_net
 from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, FashionMNIST
@@ -70,7 +72,7 @@ RUNGS = (10, 4e5)  # how many, and the largest; the smallest is the smallest leg
 REFERENCES = (1.0, 0.3)
 OBJECTIVES = ("error", "params")
 POLISH = 0.3
-OURS = ("ours", "polished", "strided", "uniform", "density", "scratch", "paper")
+OURS = ("ours", "polished", "strided", "unscaled", "generations", "uniform", "density", "scratch", "paper")
 
 
 SETS = {"fashion": FashionMNIST, "cifar10": CIFAR10}
@@ -281,6 +283,68 @@ def optuna_search(data: pl.LightningDataModule, shape: tuple[int, ...], seed: in
     return peer.finished()
 
 
+def sms_emoa_search(data: pl.LightningDataModule, shape: tuple[int, ...], seed: int, budget: float, epochs: int) -> list[Point]:
+    """Pymoo's SMS-EMOA over (error, log parameters), one child at a time; networks outside the limits have the worst values at no cost."""
+    from pymoo.algorithms.moo.sms import SMSEMOA  # noqa: PLC0415 (only this method needs pymoo)
+    from pymoo.core.mixed import MixedVariableDuplicateElimination, MixedVariableMating, MixedVariableSampling  # noqa: PLC0415
+    from pymoo.core.problem import Problem  # noqa: PLC0415
+
+    class Networks(Problem):  # type: ignore[misc]
+        def __init__(self) -> None:
+            variables = _Variables()
+            choose(variables, shape, 10)
+            super().__init__(vars=variables.found, n_obj=2)
+
+    peer = Peer(data, seed, budget, epochs)
+    worst = (1.0, float(np.log10(BOX[1])))
+    distinct = MixedVariableDuplicateElimination()
+    algorithm = SMSEMOA(
+        pop_size=20,
+        n_offsprings=1,
+        sampling=MixedVariableSampling(),
+        mating=MixedVariableMating(eliminate_duplicates=distinct),
+        eliminate_duplicates=distinct,
+    )
+    algorithm.setup(Networks(), termination=("n_gen", 10**9), seed=seed, verbose=False)
+    with suppress(Spent):
+        while True:
+            asked = algorithm.ask()
+            values = []
+            for row in asked.get("X"):
+                spec = choose(
+                    FixedChooser({name: np.exp(value) if name.startswith("width") else value for name, value in row.items()}), shape, 10
+                )
+                values.append((peer.evaluate(spec).error, float(np.log10(spec.parameter_count))) if is_drawn(spec) else worst)
+            asked.set("F", np.array(values))
+            algorithm.tell(infills=asked)
+    return peer.finished()
+
+
+class _Variables:
+    """Notes every choice of the hand-written space as a variable of pymoo's, and takes the one that leads to most others."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:  # noqa: ANN401
+        from pymoo.core.variable import Choice  # noqa: PLC0415
+
+        self.found[name] = Choice(options=list(choices))
+        return choices[-1]
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        from pymoo.core.variable import Integer, Real  # noqa: PLC0415
+
+        self.found[name] = Real(bounds=(np.log(low), np.log(high))) if log else Integer(bounds=(low, high))
+        return high
+
+    def suggest_float(self, name: str, low: float, high: float) -> float:
+        from pymoo.core.variable import Real  # noqa: PLC0415
+
+        self.found[name] = Real(bounds=(low, high))
+        return high
+
+
 def hand_ladder(
     data: pl.LightningDataModule, shape: tuple[int, ...], seed: int, budget: float, epochs: int, kind: str, down: str
 ) -> list[Point]:
@@ -330,16 +394,19 @@ def run(
     parts: dict[str, Mapping[str, Any]] = {  # those of OURS
         "ours": {},
         "polished": {"polish": POLISH},
-        "strided": {"space": ConvNetSpace(starts="strided")},
+        "strided": {"space": ConvNetSpace(starts="strided", operators=ours["space"].operators)},
+        "unscaled": {"space": ConvNetSpace(starts=ours["space"].starts)},
         "uniform": {"sampling": "uniform"},
         "density": {"sampling": "density"},
         "scratch": scratch,
-        "paper": {"sampling": "density", "polish": 0.0, "space": ConvNetSpace(starts="paper")},
+        "generations": {"asynchronous": False},
+        "paper": {"algorithm": "paper", "polish": 0.0, "space": None},
     }
     peers: dict[str, Callable[..., list[Point]]] = {
         "random": random_search,
         "nsga2": partial(optuna_search, sampler="nsga2"),
         "tpe": partial(optuna_search, sampler="tpe"),
+        "sms-emoa": sms_emoa_search,
         "ladder": partial(hand_ladder, kind="conv", down=DOWN[0]),
         "ladder-stride": partial(hand_ladder, kind="conv", down=DOWN[2]),
         "ladder-sep": partial(hand_ladder, kind="separable", down=DOWN[0]),
@@ -395,9 +462,9 @@ def main() -> None:
     make: Callable[[], pl.LightningDataModule] = DigitsDataModule if digits else lambda: Subset(settings.data, settings.data_root)
     ours = {
         "training": Training(epochs=settings.epochs, initial_epochs=settings.initial_epochs, polish_epochs=settings.polish_epochs),
-        "sampling": ALGORITHMS["gain"].sampling,
+        "algorithm": "gain",
         "polish": settings.polish,
-        "space": ConvNetSpace(starts=settings.starts),
+        "space": ConvNetSpace(starts=settings.starts, operators=chosen.operators),
     }
     asked = f"{settings.data}, {settings.minutes:g} minutes"
     epochs = f"{settings.epochs}, {settings.initial_epochs} and {settings.polish_epochs} epochs"

@@ -1,12 +1,13 @@
 import pytest
 
-from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback, plan, trainer
+from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback, trainer
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.executors import InlineExecutor
 from lightning_lemonade.history import History
 from lightning_lemonade.module import Training
 from lightning_lemonade.spaces import ConvNetSpace
+from lightning_lemonade.starts import that_fit
 
 SMALL = {
     "max_generations": 4,
@@ -137,39 +138,38 @@ def test_starting_networks_take_no_more_than_their_share_of_the_time(tmp_path):
     assert 2 <= starts[0].planned < 5000
 
 
-def fitting(max_time, starts="spanning", slots=1, **training):
-    """Returns sizes and epochs of the starting networks, where an epoch takes 1, 2, 4 and 8 seconds."""
+def fitting(max_time, starts="spanning", slots=1, fixed=0, **training):
+    """Returns sizes and epochs of the starting networks, where an epoch takes 1, 2, 4 and 8 seconds, and each training some more."""
     settings = LemonadeTrainer(max_time=max_time, space=ConvNetSpace(starts=starts), training=Training(**training)).settings
     specs = settings.space.initial((1, 28, 28), 10)
-    begun, epochs = plan._that_fit(settings, specs, lambda spec: 2.0 ** specs.index(spec), slots)
+    begun, epochs = that_fit(settings, specs, lambda spec, epochs: epochs * 2.0 ** specs.index(spec) + fixed, slots)
     return [specs.index(spec) for spec in begun], epochs
 
 
+def clock(seconds):
+    return f"00:00:{seconds // 60:02}:{seconds % 60:02}"
+
+
 @pytest.mark.parametrize(
-    ("seconds", "begun"),
-    [
-        (300, [0, 1, 2, 3]),
-        (299, [0, 2, 3]),
-        (260, [0, 2, 3]),
-        (240, [0, 1, 3]),
-        (200, [0, 3]),
-        (179, [0, 1, 2]),
-        (120, [0, 2]),
-        (60, [0, 1]),
-    ],
+    ("seconds", "begun"), [(375, [0, 1, 2, 3]), (374, [3]), (200, [3]), (199, [2]), (100, [2]), (99, [1]), (50, [1]), (49, [0]), (25, [0])]
 )
-def test_of_spanning_networks_the_largest_that_fit_are_trained_whole(seconds, begun):
-    room = f"00:00:{seconds // 60:02}:{seconds % 60:02}"
-    assert fitting(room, epochs=3, initial_epochs=10) == (begun, 10)
+def test_of_spanning_networks_the_largest_that_fits_is_trained_whole(seconds, begun):
+    assert fitting(clock(seconds), epochs=3, initial_epochs=10) == (begun, 10)
 
 
-def test_where_two_do_not_fit_they_get_fewer_epochs_and_so_do_networks_that_were_asked_for():
-    assert fitting("00:00:00:40", epochs=3, initial_epochs=10) == ([0, 1], 6)
-    assert fitting("00:00:00:10", epochs=3, initial_epochs=10) == ([0, 1], 3)
-    assert fitting("00:00:02:00", starts="paper", epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 4)
-    assert fitting("00:00:00:50", slots=64, epochs=3, initial_epochs=10) == ([0, 1], 10)  # the larger of two takes 20 of 25 seconds
-    assert fitting("00:00:02:40", slots=64, epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 10)
-    assert fitting("00:00:01:20", starts="paper", slots=64, epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 5)
+@pytest.mark.parametrize(
+    ("slots", "seconds", "begun"), [(2, 374, [0, 1, 2, 3]), (2, 199, [0, 1, 2]), (64, 200, [0, 1, 2, 3]), (64, 50, [0, 1])]
+)
+def test_others_are_trained_beside_it_where_there_is_room(slots, seconds, begun):
+    assert fitting(clock(seconds), slots=slots, epochs=3, initial_epochs=10) == (begun, 10)
+
+
+def test_where_none_fits_the_smallest_gets_fewer_epochs_and_so_do_networks_that_were_asked_for():
+    assert fitting(clock(20), epochs=3, initial_epochs=10) == ([0], 8)
+    assert fitting(clock(20), fixed=2, epochs=3, initial_epochs=10) == ([0], 6)  # 2 + 6 of 8 seconds
+    assert fitting(clock(1), epochs=3, initial_epochs=10) == ([0], 3)
+    assert fitting(clock(150), starts="paper", epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 4)
+    assert fitting(clock(100), starts="paper", slots=64, epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 5)
     assert fitting(None, epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 10)
 
 

@@ -59,6 +59,11 @@ class Pace:
     memory: int
     gradients: int
 
+    def seconds(self, epochs: int, validations: int, processes: int = 1) -> float:
+        """Returns the time of a training with validations, of which each process does a share."""
+        validation = self.validation * self.held_out / processes + self.look
+        return epochs * self.batches * self.step + self.start + validations * validation
+
 
 def measure(evaluator: Evaluator, task: str, spec: GraphSpec, where: Mapping[str, Any], processes: int) -> Pace:
     """Trains a network for a few steps, as a search would, and looks at the clock. Writes nothing; draws from generators that it restores.

@@ -56,6 +56,11 @@ class Proposal:
     values: Mapping[str, float]
     epochs: int | None = field(default=None, kw_only=True)
 
+    @property
+    def exact(self) -> bool:
+        """Whether it computes what its parent does, before any training."""
+        return all(mutation.exact for mutation in self.mutations)
+
 
 @dataclass(frozen=True)
 class Child(Proposal):
@@ -130,12 +135,14 @@ class Outline:
         macs: of its architecture.
         values: every objective's value by key.
         epochs: see `Member`.
+        exact: whether it began as what its parent computes.
     """
 
     parameter_count: int
     macs: int
     values: Mapping[str, float]
     epochs: int
+    exact: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.search.candidate import Expected, Measurement, Member, Outline, Proposal
 from lightning_lemonade.search.cost import CostModel
+from lightning_lemonade.search.density import CheapDensity
 from lightning_lemonade.search.dominance import hypervolume
 from lightning_lemonade.search.knowledge import Knowledge
 
@@ -20,7 +21,14 @@ Array = NDArray[np.float64]
 
 FEWEST_FAMILIES = 8
 LEAST_SCALE = 0.01
-PRIOR = (-0.1, 0.2)  # mean and spread of the change before there are families to learn from
+LARGEST_CHANGE = 0.3
+"""What is worse than that has lost, however bad it is."""
+PRIOR, PRIOR_OF_SHRINKING = -0.05, 0.13
+"""The change of what approximates its parent before there are families to learn from, and more of it for each e-fold of parameters lost."""
+PRIOR_OF_TRAINING = 0.1
+"""The most that training on is expected to bring."""
+PRIOR_SPREADS = {True: 0.05, False: 0.1}
+"""Of what began as its parent, and of what approximates it."""
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()  # those of an expectation
 
@@ -43,13 +51,14 @@ class GainSampling:
 class _Gain:
     def __init__(self, knowledge: Knowledge) -> None:
         self.known = knowledge
+        self.density = CheapDensity(knowledge.cheap_values(knowledge.population))
         self.members = {member.id: member for member in knowledge.population}
         trained = [key for key in knowledge.keys if key not in knowledge.cheap]
         self.models = {key: ChangeModel(knowledge.families, key, knowledge.bounds[key]) for key in trained}
         self.costs = CostModel(knowledge.measured)
 
     def parents(self) -> Array:
-        return np.zeros(len(self.known.population))
+        return -self.density.log_density(self.known.cheap_values(self.known.population))
 
     def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
         if not proposals:
@@ -86,7 +95,7 @@ class _Gain:
         points = np.empty((len(proposals), len(_NODES), len(self.known.keys)))
         for column, key in enumerate(self.known.keys):
             if key in self.models:
-                mean, spread = self.models[key].predict(parents, [proposal.spec for proposal in proposals], epochs)
+                mean, spread = self.models[key].predict(parents, proposals, epochs)
                 points[:, :, column] = mean[:, None] + spread[:, None] * _NODES
             else:
                 points[:, :, column] = np.array([proposal.values[key] for proposal in proposals])[:, None]
@@ -102,9 +111,11 @@ class _Gain:
 class ChangeModel:
     """Predicts how a trained objective changes from parent to child: Bayesian ridge regression over all families so far.
 
-    The change is relative to the parent's value, or to a hundredth of what the bounds span where that is more: what is nearly perfect would
-    make any change enormous. What it is predicted from: how parameters and multiply-adds change (with sign and
-    without), the child's size, and how long it, and it with its ancestors, will have been trained.
+    What began as its parent and what approximates it are learnt apart: the latter vary far more, and one spread for both would make any
+    training on look promising, however often it has brought nothing. The change is relative to the parent's value, or to a hundredth of
+    what the bounds span where that is more: what is nearly perfect would make any change enormous. What it is predicted from: how
+    parameters and multiply-adds change (with sign and without), the child's size, how long it, and it with its ancestors, will have been
+    trained, and the square of their ratio, as what a further training brings falls.
 
     Args:
         families: (parent, child) of the children evaluated.
@@ -115,30 +126,43 @@ class ChangeModel:
     def __init__(self, families: Sequence[tuple[Outline, Outline]], key: str, bounds: tuple[float, float]) -> None:
         self.key = key
         self._least = LEAST_SCALE * (bounds[1] - bounds[0])
-        self._model: Pipeline | None = None
-        if len(families) >= FEWEST_FAMILIES:
-            from sklearn.linear_model import BayesianRidge  # noqa: PLC0415 (as in density.py)
-            from sklearn.pipeline import make_pipeline  # noqa: PLC0415
-            from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+        self._models: dict[bool, Pipeline] = {}
+        for exact in (True, False):
+            known = [family for family in families if family[1].exact == exact]
+            if len(known) >= FEWEST_FAMILIES:
+                self._models[exact] = self._fitted(known, exact)
 
-            features = np.array([_features(parent, child, child.epochs) for parent, child in families])
-            changes = [child.values[key] / self._scale(parent) - parent.values[key] / self._scale(parent) for parent, child in families]
-            self._model = make_pipeline(StandardScaler(), BayesianRidge()).fit(features, np.array(changes))
+    def _fitted(self, families: Sequence[tuple[Outline, Outline]], exact: bool) -> "Pipeline":
+        from sklearn.linear_model import BayesianRidge  # noqa: PLC0415 (as in density.py)
+        from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+        from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
 
-    def predict(self, parents: Sequence[Member], specs: Sequence[GraphSpec], epochs: Sequence[int]) -> tuple[Array, Array]:
+        features = np.array([_features(parent, child, child.epochs) for parent, child in families])
+        changes = np.array([(child.values[self.key] - parent.values[self.key]) / self._scale(parent) for parent, child in families])
+        surprises = np.minimum(changes, LARGEST_CHANGE) - _prior(features, exact)
+        return make_pipeline(StandardScaler(), BayesianRidge()).fit(features, surprises)
+
+    def predict(self, parents: Sequence[Member], children: Sequence[Proposal], epochs: Sequence[int]) -> tuple[Array, Array]:
         """Returns means and spreads (standard deviations) of the children's values: (n,), (n,).
 
         Args:
             parents: of the children.
-            specs: the children's.
+            children: what is to be trained.
             epochs: that each will train, all tasks together.
         """
         old, scale = np.array([m.values[self.key] for m in parents]), np.array([self._scale(m) for m in parents])
-        if self._model is None:
-            return old + PRIOR[0] * scale, PRIOR[1] * scale
-        features = np.array([_features(m.outline, spec, m.epochs + more) for m, spec, more in zip(parents, specs, epochs, strict=True)])
-        mean, spread = self._model.predict(features, return_std=True)
-        return old + mean * scale, spread * scale
+        kinds = np.array([child.exact for child in children])
+        features = np.array([_features(m.outline, c.spec, m.epochs + more) for m, c, more in zip(parents, children, epochs, strict=True)])
+        changes, spreads = np.empty(len(old)), np.empty(len(old))
+        for exact in (True, False):
+            rows = kinds == exact
+            if not rows.any():
+                continue
+            changes[rows], spreads[rows] = _prior(features[rows], exact), PRIOR_SPREADS[exact]
+            if exact in self._models:
+                mean, spreads[rows] = self._models[exact].predict(features[rows], return_std=True)
+                changes[rows] += mean
+        return old + changes * scale, spreads * scale
 
     def _scale(self, member: Member | Outline) -> float:
         return max(abs(member.values[self.key]), self._least)
@@ -147,6 +171,12 @@ class ChangeModel:
 def _features(parent: Outline, child: Outline | GraphSpec, epochs: int) -> list[float]:
     params = log(max(1, child.parameter_count) / max(1, parent.parameter_count))
     macs = log(max(1, child.macs) / max(1, parent.macs))
-    own = epochs - parent.epochs if epochs > parent.epochs else epochs
-    size = log(max(1, child.parameter_count))
-    return [params, abs(params), macs, abs(macs), 1 / max(1, epochs), log(max(1, own)), size]
+    own = max(1, epochs - parent.epochs if epochs > parent.epochs else epochs)
+    return [params, abs(params), macs, abs(macs), log(own), log(max(1, child.parameter_count)), (own / max(1, epochs)) ** 2]
+
+
+def _prior(features: Array, exact: bool) -> Array:
+    """Returns the changes that are expected before there are families to learn from: (n,)."""
+    if exact:
+        return -np.minimum(features[:, -1], PRIOR_OF_TRAINING)
+    return PRIOR + PRIOR_OF_SHRINKING * np.maximum(0.0, -features[:, 0])

@@ -1,7 +1,7 @@
 """Algorithm 1 of the paper (section 4), as ask and tell. Knows no training, no files and no clock."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Protocol
 
@@ -189,7 +189,7 @@ class Search:
                 if self.timed and own and outcome.seconds.get("fit"):
                     self._measured.append((terms(child.spec), outcome.seconds["fit"] / own))
                 if parent:
-                    self._families.append((parent.outline, member.outline))
+                    self._families.append((parent.outline, replace(member.outline, exact=child.exact)))
         self.population = self.survival.select(candidates, self.keys)
         needed = {member.id for member in self.population} | {child.parent for child in self.in_flight.values()}
         self.members = {number: member for number, member in self.members.items() if number in needed}

@@ -36,10 +36,12 @@ class Operator:
     Attributes:
         mutation: the class.
         choices: values by argument name; one of each is drawn.
+        everywhere: whether all sites of a network change at once, instead of one that is drawn.
     """
 
     mutation: type[Mutation]
     choices: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    everywhere: bool = False
 
     def __post_init__(self) -> None:
         """Checks the arguments' names.
@@ -54,6 +56,16 @@ class Operator:
                 raise ConfigurationError(
                     f"{name}={values!r} can't be drawn for {self.mutation.kind}: give values of its arguments, {known_text}"
                 )
+
+    def drawn(self, spec: GraphSpec, generator: "Generator") -> Mutation | None:
+        """Returns a mutation at a site that is drawn, or at all of them; None if there is none."""
+        sites = self.mutation.sites(spec)
+        if not sites:
+            return None
+        if not self.everywhere:
+            sites = [sites[_index(generator, len(sites))]]
+        columns = dict(zip(self.mutation.site_fields, zip(*sites, strict=True), strict=True))
+        return self.mutation(**columns, **{name: values[_index(generator, len(values))] for name, values in self.choices.items()})
 
 
 _CHEAP = ("cheap",)  # in a search, hypervolume shows no difference from "best", which takes longer: docs/benchmarks.md
@@ -70,8 +82,14 @@ PAPER_OPERATORS = (
 """The paper's operators (section 3); pruning removes 1/2 or 1/4 of the filters."""
 EXACT_OPERATORS = tuple(operator for operator in PAPER_OPERATORS if operator.mutation.exact)
 """Those of the paper's that keep the function."""
+SCALING_OPERATORS = (
+    Operator(PruneFilters, {"fraction": (0.15, 0.3, 0.5, 0.65), "mode": _CHEAP}, everywhere=True),
+    Operator(Widen, {"factor": (1.2, 1.4)}, everywhere=True),
+)
+"""Those that make all layers of a network narrower or wider at once: from an eighth to twice the parameters. Source: ours."""
 ALL_OPERATORS = (
     *PAPER_OPERATORS,
+    *SCALING_OPERATORS,
     Operator(InsertSeparableBlock, {"kernel_size": (3, 5)}),
     Operator(InsertBottleneck),
     Operator(InsertSqueezeExcite),
@@ -113,13 +131,9 @@ def random_mutation(spec: GraphSpec, generator: Generator, kinds: Sequence[Kind]
         raise ConfigurationError(f"kinds must be a list, got {kinds!r}: give for instance ['widen']")
     operators = [_operator(kind) for kind in kinds]
     for i in _permutation(generator, len(operators)):
-        operator = operators[i]
-        sites = operator.mutation.sites(spec)
-        if not sites:
+        mutation = operators[i].drawn(spec, generator)
+        if mutation is None:
             continue
-        site = sites[_index(generator, len(sites))]
-        arguments = {name: values[_index(generator, len(values))] for name, values in operator.choices.items()}
-        mutation = operator.mutation.at(site, **arguments)
         try:
             return mutation, mutation.rewrite(spec)
         except MutationError:  # for instance: more channels than a spec may have

@@ -1,0 +1,166 @@
+"""The networks that a search starts with: which there are, which are trained, and what they bound."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from math import inf
+
+import torch
+
+from lightning_lemonade.errors import ConfigurationError, DataError, ObjectiveError, SearchError
+from lightning_lemonade.evaluation import Evaluator, TaskData
+from lightning_lemonade.evaluation.pace import Pace, measure
+from lightning_lemonade.executors.places import Places, places_of
+from lightning_lemonade.graph import GraphSpec
+from lightning_lemonade.objectives import Objective, SpecObjective, TrainedObjective
+from lightning_lemonade.search import Limits
+from lightning_lemonade.search.cost import work
+from lightning_lemonade.settings import SearchSettings
+
+START_SHARE = 0.4
+"""Share of the time that starting networks may take, where a time bounds a search."""
+
+
+def starting_networks(
+    settings: SearchSettings, tasks: Mapping[str, TaskData]
+) -> tuple[list[GraphSpec], list[str], Limits, dict[str, Callable[[GraphSpec], float]]]:
+    """Returns the networks that a search starts with, why others are dropped, its limits, and its measures of an architecture by key.
+
+    Raises:
+        SearchError: if none meets the limits.
+        DataError: if the tasks' samples differ in shape.
+        ConfigurationError: if the space gives networks of other outputs than it is asked for.
+    """
+    sample_shape, outputs = common_sample_shape(tasks), max(data.outputs for data in tasks.values())
+    limits = settings.limits.within(Limits.parse(settings.space.limits(sample_shape)))
+    measures: dict[str, Callable[[GraphSpec], float]] = {o.key: o.checked for o in settings.objectives if isinstance(o, SpecObjective)}
+    limits = Limits({key: span for key, span in limits.ranges.items() if key in measures})
+    starts, dropped = legal_starts(settings.space.initial(sample_shape, outputs), measures, limits)
+    for spec in starts:
+        if spec.output_shape[0] != outputs:
+            raise ConfigurationError(
+                f"{type(settings.space).__name__}.initial gave a network of {spec.output_shape[0]} outputs instead of {outputs}: make it "
+                f"with the num_outputs that it gets, or give the data module another num_outputs"
+            )
+    return list({spec.structural_hash: spec for spec in starts}.values()), dropped, limits, measures
+
+
+def legal_starts(
+    specs: Sequence[GraphSpec], measures: Mapping[str, Callable[[GraphSpec], float]], limits: Limits
+) -> tuple[list[GraphSpec], list[str]]:
+    """Returns the starting networks inside the limits, and why the others were dropped."""
+    legal, dropped = [], []
+    for spec in specs:
+        violation = limits.violation({key: measure(spec) for key, measure in measures.items()})
+        if violation:
+            dropped.append(violation)
+        else:
+            legal.append(spec)
+    if not legal:
+        raise SearchError(f"no starting network meets the limits: {'; '.join(dropped)}. Widen the limits or give another space")
+    return legal, dropped
+
+
+def common_sample_shape(tasks: Mapping[str, TaskData]) -> tuple[int, ...]:
+    """Returns the shape of every task's samples.
+
+    Raises:
+        DataError: if they differ.
+    """
+    shapes = {task: data.sample_shape for task, data in tasks.items()}
+    if len(set(shapes.values())) != 1:
+        shown = ", ".join(f"{task}: {'x'.join(map(str, shape))}" for task, shape in shapes.items())
+        raise DataError(
+            f"the tasks' samples differ in shape ({shown}), but they share one architecture: resize the images, or search apart"
+        )
+    return next(iter(shapes.values()))
+
+
+def hypervolume_bounds(
+    objectives: Sequence[Objective], starts: Sequence[GraphSpec], limits: Limits, outputs: Mapping[str, int]
+) -> dict[str, tuple[float, float]]:
+    """Returns the bounds of the hypervolume: a tenth to ten times the starting networks, or the limits; what is trained has its own.
+
+    Raises:
+        ObjectiveError: if an objective's own bounds leave no room between them.
+    """
+    bounds = {}
+    for objective in objectives:
+        if isinstance(objective, SpecObjective):
+            values = [objective.checked(spec) for spec in starts]
+            low, high = limits.ranges.get(objective.key, (0.0, float("inf")))
+            low, high = max(low, min(values) / 10), min(high, max(values) * 10)
+            bounds[objective.key] = (low, high if low < high else low * 10)
+        elif isinstance(objective, TrainedObjective):
+            low, high = bounds[objective.key] = objective.bounds(outputs[objective.task])
+            if not low < high:
+                raise ObjectiveError(f"objective {objective.key} has the bounds {low} and {high}: give the best, then the worst value")
+    return bounds
+
+
+def beginning(settings: SearchSettings, evaluator: Evaluator, specs: Sequence[GraphSpec]) -> tuple[list[GraphSpec], int]:
+    """Returns the starting networks to train, and for how many epochs: fewer of both where these take too long for the time given.
+
+    A few steps are measured. Where several processes train a child, or on another machine, nothing is. Source: ours.
+
+    Args:
+        settings: of the search.
+        evaluator: with its data set up.
+        specs: the starting networks.
+    """
+    usual = list(specs), settings.training.initial_epochs
+    if settings.max_seconds is None:
+        return usual
+    places = places_of(settings.executor, settings.trainer_arguments, torch.get_num_threads())
+    if places.processes > 1 or not places.at_hand:
+        return usual
+    try:
+        measured = [paces_of(evaluator, task, specs, places) for task in evaluator.tasks]
+    except SearchError:  # it fails again when it is trained: then it is recorded, and the search goes on with the others
+        return usual
+
+    def seconds(spec: GraphSpec, epochs: int) -> float:
+        return sum(paces[spec.structural_hash].seconds(epochs, 1) for paces in measured)
+
+    return that_fit(settings, specs, seconds, places.slots)
+
+
+def that_fit(
+    settings: SearchSettings, specs: Sequence[GraphSpec], seconds: Callable[[GraphSpec, int], float], slots: int
+) -> tuple[list[GraphSpec], int]:
+    """Returns the starting networks that fit into their share of the time, and their epochs, at least as many as a child has.
+
+    Of networks that span a range of sizes it is the largest that fits, and others where these are trained beside it: what is smaller is
+    shrunk from it in less time than it takes from scratch.
+
+    Args:
+        settings: of the search.
+        specs: the starting networks.
+        seconds: that the training of one takes, by epochs.
+        slots: evaluations at a time.
+    """
+    usual, least = settings.training.initial_epochs, min(settings.training.initial_epochs, settings.training.epochs)
+    room = inf if settings.max_seconds is None else START_SHARE * settings.max_seconds
+
+    def span(chosen: Collection[GraphSpec], epochs: int) -> float:
+        """Seconds of their trainings, several at a time."""
+        each = [seconds(spec, epochs) for spec in chosen]
+        return max(*each, sum(each) / min(slots, len(each)))
+
+    if settings.space.starts == "spanning" and span(specs, usual) > room:
+        chosen: list[GraphSpec] = []
+        for spec in sorted(specs, key=lambda spec: seconds(spec, usual), reverse=True):
+            if span([*chosen, spec], usual) <= (span(chosen[:1], usual) if chosen else room):
+                chosen.append(spec)
+        specs = [spec for spec in specs if spec in chosen] or [min(specs, key=lambda spec: seconds(spec, usual))]
+    return list(specs), next((epochs for epochs in range(usual, least, -1) if span(specs, epochs) <= room), least)
+
+
+def paces_of(evaluator: Evaluator, task: str, specs: Sequence[GraphSpec], places: Places) -> dict[str, Pace]:
+    """Returns the measured pace of each network by its hash, the largest last.
+
+    All are measured: a step costs something for any network, most of all on a GPU, and more for each multiply-add where what it writes
+    outgrows a cache.
+    """
+    where = {"accelerator": places.here, "devices": places.measured_devices}
+    ordered = sorted(specs, key=work, reverse=True)  # where the largest can't be trained, that is told at once
+    paces = {spec.structural_hash: measure(evaluator, task, spec, where, places.processes) for spec in ordered}
+    return dict(reversed(paces.items()))
