@@ -23,7 +23,7 @@ FEWEST_FAMILIES = 8
 LEAST_SCALE = 0.01
 LARGEST_CHANGE = 0.3
 """What is worse than that has lost, however bad it is."""
-PRIOR, PRIOR_OF_SHRINKING = -0.05, 0.13
+PRIOR, PRIOR_OF_SHRINKING = 0.0, 0.1
 """The change of what approximates its parent before there are families to learn from, and more of it for each e-fold of parameters lost."""
 PRIOR_OF_TRAINING = 0.1
 """The most that training on is expected to bring."""
