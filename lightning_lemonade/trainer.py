@@ -77,7 +77,7 @@ class LemonadeTrainer:
         metric: a metric of validation that the module logs, to be an objective in place of the error; see `Metric`.
         mode: `"min"` or `"max"`: whether less or more of the metric is better.
         limits: `{"params": 2e6}` (at most) or `{"params": (1e4, 2e6)}`.
-        algorithm: `"paper"` for Algorithm 1 as the paper has it, or `"gain"` (ours): what sampling, starting networks, operators,
+        algorithm: `"gain"` (ours), or `"paper"` for Algorithm 1 as the paper has it: what sampling, starting networks, operators,
             `proposals` and `asynchronous` are where they aren't given; see `ALGORITHMS`.
         space: where to search; by default a `ConvNetSpace`.
         max_generations: when to stop; 15 if neither this nor `max_time` is given.
@@ -128,7 +128,7 @@ class LemonadeTrainer:
         metric: str | None = None,
         mode: Literal["min", "max"] = "min",
         limits: Mapping[str, Any] | None = None,
-        algorithm: Literal["paper", "gain"] = "paper",
+        algorithm: Literal["gain", "paper"] = "gain",
         space: ConvNetSpace | None = None,
         max_generations: int | None = None,
         max_time: str | None = None,

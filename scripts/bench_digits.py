@@ -31,6 +31,7 @@ def search(directory: Path, seed: int, generations: int, *, inherit: bool, epoch
     """Runs one search on one thread; returns its wall time in seconds."""
     trainer = LemonadeTrainer(
         run_dir=directory,
+        algorithm="paper",
         seed=seed,
         max_generations=generations,
         inherit=inherit,

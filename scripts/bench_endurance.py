@@ -31,7 +31,15 @@ from lightning_lemonade.records import GenerationRecord
 COLUMNS = ("generation", "memory", "files", "seconds", "cpu", "outside", "front", "accepted")
 UNITS = {"memory": "MiB", "files": "files", "seconds": "s", "cpu": "s", "outside": "s"}
 WARM = 0.2
-SETTINGS = {"proposals": 16, "accepted": 4, "epochs": 1, "initial_epochs": 1, "limit_train_batches": 1, "calibration_size": 64}
+SETTINGS = {
+    "algorithm": "paper",
+    "proposals": 16,
+    "accepted": 4,
+    "epochs": 1,
+    "initial_epochs": 1,
+    "limit_train_batches": 1,
+    "calibration_size": 64,
+}
 
 
 class Nodes(SpecObjective):

@@ -251,6 +251,7 @@ def simulated(slots: int, *, asynchronous: bool, accepted: int, generations: int
     executor = SimulatedExecutor(slots, scale, STARTS + generations * accepted, seed)
     front = LemonadeTrainer(
         run_dir=run_dir,
+        algorithm="paper",
         limits=LIMITS,
         max_generations=generations,
         accepted=accepted,
@@ -419,6 +420,7 @@ def with_workers(workers: int, *, asynchronous: bool, epochs: int, generations: 
     steady = Steady()
     LemonadeTrainer(
         run_dir=run_dir,
+        algorithm="paper",
         max_generations=generations,
         epochs=epochs,
         asynchronous=asynchronous,

@@ -36,7 +36,15 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SHIM = "LEMONADE_CHAOS_SHIM"
-SETTINGS = {"proposals": 6, "accepted": 2, "epochs": 1, "initial_epochs": 1, "limit_train_batches": 2, "accelerator": "cpu"}
+SETTINGS = {
+    "algorithm": "paper",
+    "proposals": 6,
+    "accepted": 2,
+    "epochs": 1,
+    "initial_epochs": 1,
+    "limit_train_batches": 2,
+    "accelerator": "cpu",
+}
 SETTINGS |= {"calibration_size": 64, "threads_per_child": 1, "enable_progress_bar": False}
 BEFORE, AFTER, TORN = 0, 1, 2
 MODES = {BEFORE: "before", AFTER: "after", TORN: "within"}

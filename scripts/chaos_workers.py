@@ -30,6 +30,7 @@ from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.history import History
 
 SETTINGS: dict[str, Any] = {
+    "algorithm": "paper",
     "proposals": 12,
     "accepted": 6,
     "epochs": 1,

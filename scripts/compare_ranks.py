@@ -30,7 +30,15 @@ def errors(directory: Path, seeds: int, epochs: int, **trainer: Any) -> dict[int
     found: dict[int, list[float]] = {}
     for seed in range(seeds):
         run = directory / f"{trainer['devices']}_{seed}"
-        settings = {"max_generations": 1, "proposals": 1, "accepted": 1, "epochs": 1, "initial_epochs": epochs, "seed": seed}
+        settings = {
+            "algorithm": "paper",
+            "max_generations": 1,
+            "proposals": 1,
+            "accepted": 1,
+            "epochs": 1,
+            "initial_epochs": epochs,
+            "seed": seed,
+        }
         LemonadeTrainer(run_dir=run, callbacks=[], **settings, **trainer).search(DigitsDataModule())
         for candidate in History.open(run).candidates():
             if candidate.generation == 0:

@@ -45,6 +45,7 @@ def main() -> None:
     trainer = LemonadeTrainer(
         objectives=["error/cifar10", "error/cifar100", "params", "macs"],
         limits={"params": 1.5e5},
+        algorithm="paper",
         space=ConvNetSpace(starts="strided"),
         max_generations=settings.generations,
         accepted=settings.accepted,

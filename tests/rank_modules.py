@@ -23,7 +23,7 @@ from lightning_lemonade.search import Measurement
 from lightning_lemonade.spaces import ConvNetSpace
 
 _, SECOND, THIRD, *_ = (spec.structural_hash for spec in ConvNetSpace().initial((1, 8, 8), 10))
-SMALL = {"max_generations": 2, "proposals": 4, "accepted": 2, "epochs": 1, "initial_epochs": 1, "accelerator": "cpu"}
+SMALL = {"algorithm": "paper", "max_generations": 2, "proposals": 4, "accepted": 2, "epochs": 1, "initial_epochs": 1, "accelerator": "cpu"}
 
 
 class Odd(DigitsDataModule):

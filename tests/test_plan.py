@@ -21,7 +21,7 @@ from lightning_lemonade.module import LemonadeModule
 from lightning_lemonade.plan import Plan
 from lightning_lemonade.settings import SearchSettings
 
-QUICK = {"epochs": 1, "initial_epochs": 1, "proposals": 4, "accepted": 2}
+QUICK = {"algorithm": "paper", "epochs": 1, "initial_epochs": 1, "proposals": 4, "accepted": 2}
 HERE = torch.cuda.is_available() or torch.backends.mps.is_available()
 no_gpu = pytest.mark.skipif(HERE, reason="what a plan says where there is no GPU")
 

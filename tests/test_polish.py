@@ -10,6 +10,7 @@ from lightning_lemonade.spaces import ConvNetSpace
 from lightning_lemonade.starts import that_fit
 
 SMALL = {
+    "algorithm": "paper",
     "max_generations": 4,
     "proposals": 8,
     "accepted": 2,

@@ -24,6 +24,7 @@ from lightning_lemonade.history import DATABASE, History
 from lightning_lemonade.spaces import ConvNetSpace
 
 TINY = {
+    "algorithm": "paper",
     "max_generations": 3,
     "proposals": 6,
     "accepted": 2,

@@ -18,9 +18,9 @@ from lightning_lemonade.history import History
 from lightning_lemonade.module import Training
 from lightning_lemonade.objectives import SpecObjective, TrainedObjective
 from lightning_lemonade.run import new_directory
-from lightning_lemonade.spaces import ConvNetSpace
+from lightning_lemonade.spaces import PAPER_OPERATORS, SCALING_OPERATORS, ConvNetSpace
 
-SMALL = {"max_generations": 2, "proposals": 8, "accepted": 3, "epochs": 1, "initial_epochs": 2, "accelerator": "cpu"}
+SMALL = {"algorithm": "paper", "max_generations": 2, "proposals": 8, "accepted": 3, "epochs": 1, "initial_epochs": 2, "accelerator": "cpu"}
 
 
 class Depth(SpecObjective):
@@ -180,13 +180,34 @@ def test_arguments_that_cannot_be_used_are_named(arguments, error, text):
 
 
 def test_the_algorithm_is_one_argument():
-    settings = LemonadeTrainer().settings
+    settings = LemonadeTrainer(algorithm="paper").settings
     assert (settings.sampling, settings.polish, settings.population_size, settings.space.starts) == ("density", 0.0, None, "paper")
-    settings = LemonadeTrainer(algorithm="gain").settings
-    assert (settings.sampling, settings.polish, settings.space.starts) == ("gain", 0.0, "spanning")
-    assert LemonadeTrainer(algorithm="gain", inherit=False).settings.polish == 0.0
-    settings = LemonadeTrainer(algorithm="gain", sampling="uniform", polish=0.2).settings
-    assert (settings.sampling, settings.polish) == ("uniform", 0.2)
+    assert (settings.proposals, settings.accepted, settings.asynchronous, settings.space.operators) == (32, 8, False, PAPER_OPERATORS)
+    settings = LemonadeTrainer().settings
+    assert (settings.sampling, settings.polish, settings.population_size, settings.space.starts) == ("gain", 0.0, None, "spanning")
+    assert (settings.proposals, settings.accepted, settings.asynchronous) == (256, 8, True)
+    assert settings.space.operators == (*PAPER_OPERATORS, *SCALING_OPERATORS)
+    settings = LemonadeTrainer(sampling="uniform", asynchronous=False, proposals=8, polish=0.2).settings
+    assert (settings.sampling, settings.asynchronous, settings.proposals, settings.polish) == ("uniform", False, 8, 0.2)
+
+
+def test_a_search_by_the_defaults_grows_shrinks_and_trains_on(tmp_path):
+    history = []
+    for name in ("one", "two"):
+        LemonadeTrainer(run_dir=tmp_path / name, max_generations=3, epochs=1, initial_epochs=3, accelerator="cpu").search(
+            DigitsDataModule()
+        )
+        history.append(History.open(tmp_path / name).candidates())
+    one, two = ([(c.id, c.parent, c.objectives, c.mutations) for c in candidates] for candidates in history)
+    assert one == two  # one child after the other, so that it can be repeated
+    children = [c for c in history[0] if c.parent is not None]
+    assert len(children) == 24
+    parents = {c.id: c for c in history[0]}
+    sizes = [c.objectives["params"] / parents[c.parent].objectives["params"] for c in children]
+    assert min(sizes) < 0.8
+    assert max(sizes) > 1.1
+    assert any(not c.mutations for c in children)
+    assert any(len(m.places) > 3 for c in children for m in c.mutations)  # all layers at once
 
 
 def test_the_papers_schedule_is_one_argument():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 FEWEST_FAMILIES = 8
+"""Before there are so many of a kind, no features are looked at."""
 LEAST_SCALE = 0.01
 LARGEST_CHANGE = 0.3
 """What is worse than that has lost, however bad it is."""
@@ -27,8 +28,11 @@ PRIOR, PRIOR_OF_SHRINKING = 0.0, 0.1
 """The change of what approximates its parent before there are families to learn from, and more of it for each e-fold of parameters lost."""
 PRIOR_OF_TRAINING = 0.1
 """The most that training on is expected to bring."""
-PRIOR_SPREADS = {True: 0.05, False: 0.1}
+PRIOR_SPREADS = {True: 0.03, False: 0.1}
 """Of what began as its parent, and of what approximates it."""
+PRIOR_FAMILIES = 4
+"""How many families the prior counts as."""
+FEATURES = 7
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()  # those of an expectation
 
@@ -127,20 +131,16 @@ class ChangeModel:
         self.key = key
         self._least = LEAST_SCALE * (bounds[1] - bounds[0])
         self._models: dict[bool, Pipeline] = {}
+        self._beliefs: dict[bool, tuple[float, float]] = {}
         for exact in (True, False):
             known = [family for family in families if family[1].exact == exact]
-            if len(known) >= FEWEST_FAMILIES:
-                self._models[exact] = self._fitted(known, exact)
-
-    def _fitted(self, families: Sequence[tuple[Outline, Outline]], exact: bool) -> "Pipeline":
-        from sklearn.linear_model import BayesianRidge  # noqa: PLC0415 (as in density.py)
-        from sklearn.pipeline import make_pipeline  # noqa: PLC0415
-        from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
-
-        features = np.array([_features(parent, child, child.epochs) for parent, child in families])
-        changes = np.array([(child.values[self.key] - parent.values[self.key]) / self._scale(parent) for parent, child in families])
-        surprises = np.minimum(changes, LARGEST_CHANGE) - _prior(features, exact)
-        return make_pipeline(StandardScaler(), BayesianRidge()).fit(features, surprises)
+            features = np.array([_features(parent, child, child.epochs) for parent, child in known]).reshape(-1, FEATURES)
+            changes = np.array([(child.values[key] - parent.values[key]) / self._scale(parent) for parent, child in known])
+            surprises = np.minimum(changes, LARGEST_CHANGE) - _prior(features, exact)
+            if len(known) < FEWEST_FAMILIES:
+                self._beliefs[exact] = _believed(surprises, PRIOR_SPREADS[exact])
+            else:
+                self._models[exact] = _regression(features, surprises)
 
     def predict(self, parents: Sequence[Member], children: Sequence[Proposal], epochs: Sequence[int]) -> tuple[Array, Array]:
         """Returns means and spreads (standard deviations) of the children's values: (n,), (n,).
@@ -158,10 +158,11 @@ class ChangeModel:
             rows = kinds == exact
             if not rows.any():
                 continue
-            changes[rows], spreads[rows] = _prior(features[rows], exact), PRIOR_SPREADS[exact]
             if exact in self._models:
-                mean, spreads[rows] = self._models[exact].predict(features[rows], return_std=True)
-                changes[rows] += mean
+                surprise, spreads[rows] = self._models[exact].predict(features[rows], return_std=True)
+            else:
+                surprise, spreads[rows] = self._beliefs[exact]
+            changes[rows] = _prior(features[rows], exact) + surprise
         return old + changes * scale, spreads * scale
 
     def _scale(self, member: Member | Outline) -> float:
@@ -173,6 +174,21 @@ def _features(parent: Outline, child: Outline | GraphSpec, epochs: int) -> list[
     macs = log(max(1, child.macs) / max(1, parent.macs))
     own = max(1, epochs - parent.epochs if epochs > parent.epochs else epochs)
     return [params, abs(params), macs, abs(macs), log(own), log(max(1, child.parameter_count)), (own / max(1, epochs)) ** 2]
+
+
+def _believed(surprises: Array, spread: float) -> tuple[float, float]:
+    """Returns mean and spread of surprises, of which those of the prior are some."""
+    mean = surprises.sum() / (len(surprises) + PRIOR_FAMILIES)
+    squares = ((surprises - mean) ** 2).sum() + PRIOR_FAMILIES * (mean**2 + spread**2)
+    return float(mean), float(np.sqrt(squares / (len(surprises) + PRIOR_FAMILIES)))
+
+
+def _regression(features: Array, surprises: Array) -> "Pipeline":
+    from sklearn.linear_model import BayesianRidge  # noqa: PLC0415 (as in density.py)
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
+    return make_pipeline(StandardScaler(), BayesianRidge()).fit(features, surprises)
 
 
 def _prior(features: Array, exact: bool) -> Array:

@@ -129,6 +129,7 @@ def test_a_search_takes_lightning_callbacks_as_classes_functions_and_examples(tm
     Spy.made.clear()
     stopper = pl.callbacks.LambdaCallback(on_train_start=lambda trainer, module: None)
     LemonadeTrainer(
+        algorithm="paper",
         max_generations=1,
         proposals=8,
         accepted=4,

@@ -23,6 +23,7 @@ from lightning_lemonade.spaces import ConvNetSpace
 from lightning_lemonade.testing.executors import check_executor
 
 TINY = {
+    "algorithm": "paper",
     "max_generations": 2,
     "proposals": 9,
     "accepted": 3,

@@ -44,8 +44,8 @@ def test_the_model_learns_what_widening_does():
     assert (spread > 0).all()
 
 
-def test_without_enough_families_the_model_is_a_prior():
-    model = ChangeModel(families(FEWEST_FAMILIES - 1, lambda _: 0.5), "error", (0.0, 0.9))
+def test_without_families_the_model_is_a_prior():
+    model = ChangeModel([], "error", (0.0, 0.9))
     parent = member(0, 9, 0.2)
     children = [proposal(parent, 18), proposal(parent, 4), proposal(parent, 9, exact=True)]
     mean, spread = model.predict([parent] * 3, children, [3, 3, 1])
@@ -53,6 +53,19 @@ def test_without_enough_families_the_model_is_a_prior():
     changes = np.array([PRIOR, PRIOR + PRIOR_OF_SHRINKING * lost, -((1 / 4) ** 2)])
     assert mean == pytest.approx(0.2 * (1 + changes))
     assert spread == pytest.approx([0.2 * PRIOR_SPREADS[False]] * 2 + [0.2 * PRIOR_SPREADS[True]])
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_prior_gives_way_family_by_family(exact):
+    parent = member(0, 9, 0.2, 6)
+    before = 0.0
+    for count in (0, 1, FEWEST_FAMILIES - 1, 40):
+        worse = [(parent.outline, replace(member(1, 9, 0.24, 9).outline, exact=exact))] * count
+        mean, spread = ChangeModel(worse, "error", BOUNDS["error"]).predict([parent], [proposal(parent, 9, exact=exact)], [3])
+        assert mean[0] > before
+        before = mean[0]
+    assert mean[0] == pytest.approx(0.24, abs=0.002)
+    assert spread[0] < 0.2 * PRIOR_SPREADS[exact]
 
 
 def test_what_begins_as_its_parent_is_learnt_apart_and_is_less_uncertain():
