@@ -15,16 +15,16 @@ from lightning_lemonade.search.dominance import hypervolume
 from lightning_lemonade.search.knowledge import Knowledge
 
 if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
+    from sklearn.linear_model import BayesianRidge
 
 Array = NDArray[np.float64]
 
-FEWEST_FAMILIES = 8
+FEWEST_FAMILIES = 16
 """Before there are so many of a kind, no features are looked at."""
 LEAST_SCALE = 0.01
 LARGEST_CHANGE = 0.3
 """What is worse than that has lost, however bad it is."""
-PRIOR, PRIOR_OF_SHRINKING = 0.0, 0.1
+PRIOR, PRIOR_OF_SHRINKING = 0.05, 0.1
 """The change of what approximates its parent before there are families to learn from, and more of it for each e-fold of parameters lost."""
 PRIOR_OF_TRAINING = 0.1
 """The most that training on is expected to bring."""
@@ -32,7 +32,8 @@ PRIOR_SPREADS = {True: 0.03, False: 0.1}
 """Of what began as its parent, and of what approximates it."""
 PRIOR_FAMILIES = 4
 """How many families the prior counts as."""
-FEATURES = 7
+SCALES = np.array([0.5, 0.5, 0.5, 0.5, 0.5, 1.0, 0.05])
+"""What the features vary by. Where they are scaled by what they have varied by so far, a new size is far beyond all that was seen."""
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()  # those of an expectation
 
@@ -99,7 +100,7 @@ class _Gain:
         points = np.empty((len(proposals), len(_NODES), len(self.known.keys)))
         for column, key in enumerate(self.known.keys):
             if key in self.models:
-                mean, spread = self.models[key].predict(parents, proposals, epochs)
+                mean, spread = self.models[key].predict(parents, proposals, [self.known.is_exact(one) for one in proposals], epochs)
                 points[:, :, column] = mean[:, None] + spread[:, None] * _NODES
             else:
                 points[:, :, column] = np.array([proposal.values[key] for proposal in proposals])[:, None]
@@ -130,11 +131,11 @@ class ChangeModel:
     def __init__(self, families: Sequence[tuple[Outline, Outline]], key: str, bounds: tuple[float, float]) -> None:
         self.key = key
         self._least = LEAST_SCALE * (bounds[1] - bounds[0])
-        self._models: dict[bool, Pipeline] = {}
+        self._models: dict[bool, BayesianRidge] = {}
         self._beliefs: dict[bool, tuple[float, float]] = {}
         for exact in (True, False):
             known = [family for family in families if family[1].exact == exact]
-            features = np.array([_features(parent, child, child.epochs) for parent, child in known]).reshape(-1, FEATURES)
+            features = np.array([_features(parent, child, child.epochs) for parent, child in known]).reshape(-1, len(SCALES))
             changes = np.array([(child.values[key] - parent.values[key]) / self._scale(parent) for parent, child in known])
             surprises = np.minimum(changes, LARGEST_CHANGE) - _prior(features, exact)
             if len(known) < FEWEST_FAMILIES:
@@ -142,27 +143,27 @@ class ChangeModel:
             else:
                 self._models[exact] = _regression(features, surprises)
 
-    def predict(self, parents: Sequence[Member], children: Sequence[Proposal], epochs: Sequence[int]) -> tuple[Array, Array]:
+    def predict(
+        self, parents: Sequence[Member], children: Sequence[Proposal], exact: Sequence[bool], epochs: Sequence[int]
+    ) -> tuple[Array, Array]:
         """Returns means and spreads (standard deviations) of the children's values: (n,), (n,).
 
         Args:
             parents: of the children.
             children: what is to be trained.
+            exact: whether each begins as what its parent computes.
             epochs: that each will train, all tasks together.
         """
         old, scale = np.array([m.values[self.key] for m in parents]), np.array([self._scale(m) for m in parents])
-        kinds = np.array([child.exact for child in children])
         features = np.array([_features(m.outline, c.spec, m.epochs + more) for m, c, more in zip(parents, children, epochs, strict=True)])
         changes, spreads = np.empty(len(old)), np.empty(len(old))
-        for exact in (True, False):
-            rows = kinds == exact
-            if not rows.any():
-                continue
-            if exact in self._models:
-                surprise, spreads[rows] = self._models[exact].predict(features[rows], return_std=True)
+        for kind in set(exact):
+            rows = np.array(exact) == kind
+            if kind in self._models:
+                surprise, spreads[rows] = self._models[kind].predict(features[rows] / SCALES, return_std=True)
             else:
-                surprise, spreads[rows] = self._beliefs[exact]
-            changes[rows] = _prior(features[rows], exact) + surprise
+                surprise, spreads[rows] = self._beliefs[kind]
+            changes[rows] = _prior(features[rows], kind) + surprise
         return old + changes * scale, spreads * scale
 
     def _scale(self, member: Member | Outline) -> float:
@@ -183,12 +184,10 @@ def _believed(surprises: Array, spread: float) -> tuple[float, float]:
     return float(mean), float(np.sqrt(squares / (len(surprises) + PRIOR_FAMILIES)))
 
 
-def _regression(features: Array, surprises: Array) -> "Pipeline":
+def _regression(features: Array, surprises: Array) -> "BayesianRidge":
     from sklearn.linear_model import BayesianRidge  # noqa: PLC0415 (as in density.py)
-    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
-    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
 
-    return make_pipeline(StandardScaler(), BayesianRidge()).fit(features, surprises)
+    return BayesianRidge().fit(features / SCALES, surprises)
 
 
 def _prior(features: Array, exact: bool) -> Array:

@@ -23,6 +23,7 @@ class Knowledge:
         epochs: that a child will train, all tasks together.
         tasks: how many.
         measured: (terms of its cost, seconds of an epoch) of everything that was trained; empty where times may decide nothing.
+        inherits: whether children inherit their parent's weights.
     """
 
     population: Sequence[Member]
@@ -33,6 +34,11 @@ class Knowledge:
     epochs: int
     tasks: int = 1
     measured: Sequence[tuple[tuple[float, float, float], float]] = ()
+    inherits: bool = True
+
+    def is_exact(self, proposal: Proposal) -> bool:
+        """Returns whether a proposal begins as what its parent computes."""
+        return self.inherits and proposal.exact
 
     def epochs_of(self, proposal: Proposal) -> int:
         """Returns how many epochs a proposal will be trained, all tasks together."""

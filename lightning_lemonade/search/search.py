@@ -189,7 +189,7 @@ class Search:
                 if self.timed and own and outcome.seconds.get("fit"):
                     self._measured.append((terms(child.spec), outcome.seconds["fit"] / own))
                 if parent:
-                    self._families.append((parent.outline, replace(member.outline, exact=child.exact)))
+                    self._families.append((parent.outline, replace(member.outline, exact=self.inherits and child.exact)))
         self.population = self.survival.select(candidates, self.keys)
         needed = {member.id for member in self.population} | {child.parent for child in self.in_flight.values()}
         self.members = {number: member for number, member in self.members.items() if number in needed}
@@ -229,7 +229,15 @@ class Search:
 
     def _knowledge(self) -> Knowledge:
         return Knowledge(
-            self.population, self._families, tuple(self.objectives), self.keys, self.bounds, self.epochs, self.tasks, self._measured
+            self.population,
+            self._families,
+            tuple(self.objectives),
+            self.keys,
+            self.bounds,
+            self.epochs,
+            self.tasks,
+            self._measured,
+            self.inherits,
         )
 
     def _continued(self, generation: int, epochs: int | None) -> list[Proposal]:

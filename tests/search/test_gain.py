@@ -25,6 +25,10 @@ def fitted(population, families=()):
     return GainSampling().fit(Knowledge(population, list(families), ("params",), ("error", "params"), BOUNDS, 3))
 
 
+def predicted(model, parent, children, epochs=None):
+    return model.predict([parent] * len(children), children, [child.exact for child in children], epochs or [3] * len(children))
+
+
 def families(count, change, *, exact=False):
     """Children whose error is `change(factor)` times their parent's, where `factor` is what their width is multiplied with."""
     made = []
@@ -38,7 +42,7 @@ def families(count, change, *, exact=False):
 def test_the_model_learns_what_widening_does():
     model = ChangeModel(families(30, lambda factor: 0.9 / factor**0.3), "error", (0.0, 0.9))
     parent = member(0, 9, 0.2)
-    (shrunk, kept, grown), spread = model.predict([parent] * 3, [proposal(parent, width) for width in (5, 9, 18)], [3] * 3)
+    (shrunk, kept, grown), spread = predicted(model, parent, [proposal(parent, width) for width in (5, 9, 18)])
     assert grown < kept < shrunk
     assert grown == pytest.approx(0.2 * 0.9 / 2**0.3, rel=0.1)
     assert (spread > 0).all()
@@ -48,7 +52,7 @@ def test_without_families_the_model_is_a_prior():
     model = ChangeModel([], "error", (0.0, 0.9))
     parent = member(0, 9, 0.2)
     children = [proposal(parent, 18), proposal(parent, 4), proposal(parent, 9, exact=True)]
-    mean, spread = model.predict([parent] * 3, children, [3, 3, 1])
+    mean, spread = predicted(model, parent, children, [3, 3, 1])
     lost = np.log(parent.spec.parameter_count / children[1].spec.parameter_count)
     changes = np.array([PRIOR, PRIOR + PRIOR_OF_SHRINKING * lost, -((1 / 4) ** 2)])
     assert mean == pytest.approx(0.2 * (1 + changes))
@@ -61,7 +65,7 @@ def test_the_prior_gives_way_family_by_family(exact):
     before = 0.0
     for count in (0, 1, FEWEST_FAMILIES - 1, 40):
         worse = [(parent.outline, replace(member(1, 9, 0.24, 9).outline, exact=exact))] * count
-        mean, spread = ChangeModel(worse, "error", BOUNDS["error"]).predict([parent], [proposal(parent, 9, exact=exact)], [3])
+        mean, spread = predicted(ChangeModel(worse, "error", BOUNDS["error"]), parent, [proposal(parent, 9, exact=exact)])
         assert mean[0] > before
         before = mean[0]
     assert mean[0] == pytest.approx(0.24, abs=0.002)
@@ -73,7 +77,7 @@ def test_what_begins_as_its_parent_is_learnt_apart_and_is_less_uncertain():
     wild = families(30, lambda factor: factor**-0.3 * rng.uniform(0.8, 1.3))
     model = ChangeModel([*wild, *families(30, lambda _: rng.uniform(0.97, 0.98), exact=True)], "error", BOUNDS["error"])
     parent = member(0, 9, 0.2)
-    mean, spread = model.predict([parent] * 2, [proposal(parent, 9, exact=True), proposal(parent, 5)], [3] * 2)
+    mean, spread = predicted(model, parent, [proposal(parent, 9, exact=True), proposal(parent, 5)])
     assert mean[0] == pytest.approx(0.2 * 0.975, rel=0.01)
     assert spread[1] > 5 * spread[0]
 
@@ -110,7 +114,7 @@ def test_one_parent_without_any_error_does_not_spoil_the_model():
     perfect = (member(98, 8, 0.0).outline, member(99, 8, 0.02, epochs=6).outline)
     model = ChangeModel([*ordinary, perfect], "error", BOUNDS["error"])
     parent = member(0, 9, 0.2)
-    (shrunk, kept, grown), spread = model.predict([parent] * 3, [proposal(parent, width) for width in (5, 9, 18)], [3] * 3)
+    (shrunk, kept, grown), spread = predicted(model, parent, [proposal(parent, width) for width in (5, 9, 18)])
     assert grown < kept < shrunk
     assert spread.max() < 0.2
 
@@ -120,8 +124,8 @@ def test_a_child_that_was_ruined_does_not_spoil_the_model():
     ruined = (member(98, 9, 0.2).outline, member(99, 18, 0.9, epochs=6).outline)
     with_it, without = (ChangeModel(known, "error", BOUNDS["error"]) for known in ([*ordinary, ruined], ordinary))
     parent = member(0, 9, 0.2)
-    (worse,), _ = with_it.predict([parent], [proposal(parent, 18)], [3])
-    (right,), _ = without.predict([parent], [proposal(parent, 18)], [3])
+    (worse,), _ = predicted(with_it, parent, [proposal(parent, 18)])
+    (right,), _ = predicted(without, parent, [proposal(parent, 18)])
     assert worse - right < 0.02
 
 
