@@ -73,7 +73,7 @@ def test_a_synchronous_search_equals_one_in_this_process_bit_for_bit(cluster, in
     executor = RayExecutor()
     by_ray = search(tmp_path / "run", executor, Downloading())
     assert by_ray.digest() == inline.digest()
-    assert not left_of(workers_of(psutil.Process()), 20)  # the cluster is the program's own, its workers aren't
+    assert not left_of(workers_of(psutil.Process()), 60)  # the cluster is the program's own, its workers aren't
     executor.close()
 
 
