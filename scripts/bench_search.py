@@ -312,7 +312,9 @@ def sms_emoa_search(data: pl.LightningDataModule, shape: tuple[int, ...], seed: 
             values = []
             for row in asked.get("X"):
                 spec = choose(
-                    FixedChooser({name: np.exp(value) if name.startswith("width") else value for name, value in row.items()}), shape, 10
+                    FixedChooser({name: round(float(np.exp(value))) if name.startswith("width") else value for name, value in row.items()}),
+                    shape,
+                    10,
                 )
                 values.append((peer.evaluate(spec).error, float(np.log10(spec.parameter_count))) if is_drawn(spec) else worst)
             asked.set("F", np.array(values))

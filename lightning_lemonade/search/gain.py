@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.search.candidate import Expected, Measurement, Member, Outline, Proposal
 from lightning_lemonade.search.cost import CostModel
-from lightning_lemonade.search.density import CheapDensity
 from lightning_lemonade.search.dominance import hypervolume
 from lightning_lemonade.search.knowledge import Knowledge
+from lightning_lemonade.search.sampling import DensitySampling
 
 if TYPE_CHECKING:
     from sklearn.linear_model import BayesianRidge
@@ -39,7 +39,7 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()  # those of an expectation
 
 
 class GainSampling:
-    """Parents are drawn uniformly; of the proposals those are accepted that promise the largest gain in hypervolume for their work.
+    """Parents are drawn as the paper does; of the proposals those are accepted that promise the largest gain in hypervolume for their work.
 
     A child's value of a trained objective is predicted from its parent's and from all families so far (see `ChangeModel`). Several
     children are accepted one after the other, each as if those before had the values predicted for them. To train a member on without a
@@ -56,14 +56,13 @@ class GainSampling:
 class _Gain:
     def __init__(self, knowledge: Knowledge) -> None:
         self.known = knowledge
-        self.density = CheapDensity(knowledge.cheap_values(knowledge.population))
         self.members = {member.id: member for member in knowledge.population}
         trained = [key for key in knowledge.keys if key not in knowledge.cheap]
         self.models = {key: ChangeModel(knowledge.families, key, knowledge.bounds[key]) for key in trained}
         self.costs = CostModel(knowledge.measured)
 
     def parents(self) -> Array:
-        return -self.density.log_density(self.known.cheap_values(self.known.population))
+        return DensitySampling().fit(self.known).parents()
 
     def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
         if not proposals:
@@ -96,18 +95,21 @@ class _Gain:
     def _outlooks(self, proposals: Sequence[Proposal]) -> Array:
         """Returns points that each proposal may reach, at the nodes of the quadrature: (proposals, nodes, objectives)."""
         parents = [self.members[proposal.parent] for proposal in proposals]  # type: ignore[index]  # starting networks aren't chosen among
+        specs, exact = [proposal.spec for proposal in proposals], [self.known.is_exact(proposal) for proposal in proposals]
         epochs = [self.known.epochs_of(proposal) for proposal in proposals]
         points = np.empty((len(proposals), len(_NODES), len(self.known.keys)))
         for column, key in enumerate(self.known.keys):
             if key in self.models:
-                mean, spread = self.models[key].predict(parents, proposals, [self.known.is_exact(one) for one in proposals], epochs)
+                mean, spread = self.models[key].predict(parents, specs, exact, epochs)
                 points[:, :, column] = mean[:, None] + spread[:, None] * _NODES
             else:
                 points[:, :, column] = np.array([proposal.values[key] for proposal in proposals])[:, None]
         return points
 
     def _gain(self, front: Array, before: float, outlook: Array) -> float:
-        return float(sum(w * (self._volume(np.vstack([front, point])) - before) for w, point in zip(_WEIGHTS, outlook, strict=True)))
+        gained = ~(front[:, None] <= outlook).all(2).any(0)  # what is dominated adds nothing, and needs no hypervolume
+        points = zip(_WEIGHTS[gained], outlook[gained], strict=True)
+        return float(sum(weight * (self._volume(np.vstack([front, point])) - before) for weight, point in points))
 
     def _volume(self, points: Array) -> float:
         return hypervolume(points, self.known.keys, self.known.bounds)
@@ -144,18 +146,18 @@ class ChangeModel:
                 self._models[exact] = _regression(features, surprises)
 
     def predict(
-        self, parents: Sequence[Member], children: Sequence[Proposal], exact: Sequence[bool], epochs: Sequence[int]
+        self, parents: Sequence[Member], specs: Sequence[GraphSpec], exact: Sequence[bool], epochs: Sequence[int]
     ) -> tuple[Array, Array]:
         """Returns means and spreads (standard deviations) of the children's values: (n,), (n,).
 
         Args:
             parents: of the children.
-            children: what is to be trained.
+            specs: the children's.
             exact: whether each begins as what its parent computes.
             epochs: that each will train, all tasks together.
         """
         old, scale = np.array([m.values[self.key] for m in parents]), np.array([self._scale(m) for m in parents])
-        features = np.array([_features(m.outline, c.spec, m.epochs + more) for m, c, more in zip(parents, children, epochs, strict=True)])
+        features = np.array([_features(m.outline, spec, m.epochs + more) for m, spec, more in zip(parents, specs, epochs, strict=True)])
         changes, spreads = np.empty(len(old)), np.empty(len(old))
         for kind in set(exact):
             rows = np.array(exact) == kind

@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lightning_lemonade.search.candidate import Member, Outline, Proposal
 from lightning_lemonade.search.dominance import Bounds
 
@@ -43,8 +40,3 @@ class Knowledge:
     def epochs_of(self, proposal: Proposal) -> int:
         """Returns how many epochs a proposal will be trained, all tasks together."""
         return self.epochs if proposal.epochs is None else proposal.epochs * self.tasks
-
-    def cheap_values(self, candidates: Sequence[Member | Proposal]) -> NDArray[np.float64]:
-        """Returns the spec objectives' values: (candidates, spec objectives)."""
-        rows = [[candidate.values[key] for key in self.cheap] for candidate in candidates]
-        return np.array(rows, dtype=np.float64).reshape(len(candidates), len(self.cheap))

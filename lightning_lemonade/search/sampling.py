@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_lemonade.search.candidate import Expected, Proposal
+from lightning_lemonade.search.candidate import Expected, Member, Proposal
 from lightning_lemonade.search.density import CheapDensity
 from lightning_lemonade.search.knowledge import Knowledge
 
@@ -52,16 +52,20 @@ class DensitySampling:
 class _InverseDensity:
     def __init__(self, knowledge: Knowledge) -> None:
         self.known = knowledge
-        self.density = CheapDensity(knowledge.cheap_values(knowledge.population))
+        self.density = CheapDensity(self._cheap(knowledge.population))
 
     def parents(self) -> Array:
-        return -self.density.log_density(self.known.cheap_values(self.known.population))
+        return -self.density.log_density(self._cheap(self.known.population))
 
     def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
-        return without_replacement(-self.density.log_density(self.known.cheap_values(proposals)), count, rng)
+        return without_replacement(-self.density.log_density(self._cheap(proposals)), count, rng)
 
     def expected(self, proposal: Proposal) -> Expected:
         return Expected()
+
+    def _cheap(self, candidates: Sequence[Member | Proposal]) -> Array:
+        rows = [[candidate.values[key] for key in self.known.cheap] for candidate in candidates]
+        return np.array(rows, dtype=np.float64).reshape(len(candidates), len(self.known.cheap))
 
 
 class UniformSampling:

@@ -26,7 +26,9 @@ def fitted(population, families=()):
 
 
 def predicted(model, parent, children, epochs=None):
-    return model.predict([parent] * len(children), children, [child.exact for child in children], epochs or [3] * len(children))
+    return model.predict(
+        [parent] * len(children), [child.spec for child in children], [child.exact for child in children], epochs or [3] * len(children)
+    )
 
 
 def families(count, change, *, exact=False):
