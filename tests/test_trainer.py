@@ -188,6 +188,7 @@ def test_the_algorithm_is_one_argument():
     assert (settings.sampling, settings.polish, settings.population_size, settings.space.starts) == ("gain", 0.0, None, "spanning")
     assert (settings.proposals, settings.accepted, settings.asynchronous) == (256, 8, True)
     assert settings.space.operators == (*PAPER_OPERATORS, *SCALING_OPERATORS)
+    assert LemonadeTrainer(inherit=False).settings.polish == 0.0
     settings = LemonadeTrainer(sampling="uniform", asynchronous=False, proposals=8, polish=0.2).settings
     assert (settings.sampling, settings.asynchronous, settings.proposals, settings.polish) == ("uniform", False, 8, 0.2)
 
