@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import ray
 import torch
+from ray.exceptions import ActorDiedError
 
 from lightning_lemonade.errors import ConfigurationError, LemonadeError, SearchError
 from lightning_lemonade.evaluation import EvaluationRequest, Evaluator, Recipe, Tested, TestRequest
@@ -23,6 +24,8 @@ from lightning_lemonade.ranks import Ranks, launch
 
 BEAT = 5.0
 """Seconds between two signs of life."""
+DEAF = 2
+"""How often in a row who hears them must be dead before the search is taken for ended: once may be a restart."""
 _LAUNCHERS = re.compile(
     r"(LOCAL_|GLOBAL_|NODE_|GROUP_|ROLE_)?(RANK|WORLD_SIZE|WORLD_RANK)|ROLE_NAME|MASTER_(ADDR|PORT)|PL_\w+"
     r"|(SLURM|TORCHELASTIC|PMI|PMIX|OMPI|MPI|LSB|JSM|KUBEFLOW|XRT)_\w+"
@@ -152,10 +155,13 @@ def _plain(error: BaseException) -> LemonadeError:
 
 
 def _beat(number: int, beats: Any) -> None:  # noqa: ANN401
-    """Gives signs of life, for as long as this process has any."""
-    while True:
-        beats.beat.remote(number)
+    """Gives signs of life for as long as somebody hears them: a process whose search is over ends, if Ray's order is lost."""
+    deaf = 0
+    while deaf < DEAF:
+        heard = beats.beat.remote(number).future()
         time.sleep(BEAT)
+        deaf = deaf + 1 if heard.done() and isinstance(heard.exception(), ActorDiedError) else 0
+    os._exit(0)
 
 
 def _prepare(action: Callable[[], None], *, needed: bool) -> None:
