@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord
+from lightning_lemonade.records import CandidateRecord, GenerationRecord, ObjectiveRecord, PredictionRecord
 
 if TYPE_CHECKING:
     from torch import fx
@@ -27,6 +27,9 @@ class HistoryReader(Protocol):
 
     def generations(self) -> list[GenerationRecord]:
         """Returns the finished generations in order."""
+
+    def predictions(self) -> PredictionRecord | None:
+        """Returns how far off the strategy's expectations were; None if it has none."""
 
 
 @dataclass(frozen=True)

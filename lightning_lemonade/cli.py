@@ -267,7 +267,7 @@ def run_summary(search: "SearchInfo") -> dict[str, Any]:
     """Returns what `show --json` prints, as JSON values. Objectives go by their key (`name` or `name/task`)."""
     from lightning_lemonade.records import PHASES  # noqa: PLC0415
 
-    generations = search.history.generations()
+    generations, predictions = search.history.generations(), search.history.predictions()
     return {
         "objectives": [{"name": o.key, "unit": o.unit, "stage": o.stage} for o in search.objectives],
         "front": [_candidate(c) for c in search.history.front()],
@@ -276,6 +276,7 @@ def run_summary(search: "SearchInfo") -> dict[str, Any]:
         "candidates": {name: sum(getattr(g, name) for g in generations) for name in ("proposed", "evaluated", "failed")},
         "seconds": {phase: sum(g.seconds.get(phase, 0.0) for g in generations) for phase in PHASES},
         "total_epochs": generations[-1].total_epochs if generations else 0,
+        "predictions": None if predictions is None else asdict(predictions),
     }
 
 
@@ -315,6 +316,10 @@ def _print_run(summary: Mapping[str, Any], run_dir: Path) -> None:
     hypervolume = summary["hypervolume"]
     console.print(f"hypervolume: {_text(hypervolume[-1] if hypervolume else None)} after {len(hypervolume)} generations")
     console.print("seconds: " + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in summary["seconds"].items()))
+    if predictions := summary["predictions"]:
+        off = [f"{_harmless(key)} off by {_text(distance)} on average" for key, distance in predictions["errors"].items()]
+        off += [] if predictions["seconds"] is None else [f"seconds by {predictions['seconds']:.0%} in the middle"]
+        console.print(f"predictions for {predictions['children']} children: {', '.join(off)}", markup=False, highlight=False)
     console.print(_harmless(f"run directory: {run_dir}"), markup=False, highlight=False)
 
 

@@ -131,3 +131,18 @@ class GenerationRecord:
     failed: int
     total_epochs: int
     seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PredictionRecord:
+    """How far off was what was expected of the children that were evaluated.
+
+    Attributes:
+        children: how many something was expected of.
+        errors: mean distance between measured and expected value by objective key, in the objective's unit.
+        seconds: median distance between measured and expected seconds of training, relative to the latter; None where none were expected.
+    """
+
+    children: int
+    errors: Mapping[str, float]
+    seconds: float | None

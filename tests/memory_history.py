@@ -34,6 +34,9 @@ class MemoryHistory:
     def generations(self) -> list[GenerationRecord]:
         return list(self.finished)
 
+    def predictions(self) -> None:
+        return None
+
 
 def network(channels: int) -> GraphSpec:
     ops = [Input((1, 8, 8)), Conv2d(channels, (3, 3), padding=(1, 1)), GlobalPool2d(), Linear(10), Output()]

@@ -21,6 +21,7 @@ from lightning_lemonade.morphisms import Widen
 from lightning_lemonade.objectives import resolve
 from lightning_lemonade.records import GenerationRecord, ObjectiveRecord
 from lightning_lemonade.search import Child, Failure, Measurement, Outcome, TaskResult
+from lightning_lemonade.search.candidate import Expected
 from lightning_lemonade.spaces import ConvNetSpace
 
 OBJECTIVES = [ObjectiveRecord("error", "error", "share", "trained"), ObjectiveRecord("params", "params", "parameters", "spec")]
@@ -35,7 +36,13 @@ def recorded(run_dir: Path) -> SearchInfo:
     history.accept([Child(spec, 0, None, (), {"params": 1000.0}, id=0)])
     history.record(outcome(0, 0.25, 1000.0, None), {"": {"w": torch.zeros(1)}})
     history.record_generation(GenerationRecord(0, 0.5, (0,), 1, 1, 1, 0, 1, {"fit": 1.5, "other": 0.5}))
-    history.accept([Child(spec, 1, 0, (mutation,), {"params": 2000.0}, id=1), Child(spec, 1, 0, (mutation,), {"params": 3000.0}, id=2)])
+    expected = Expected({"error": Measurement(0.25, 0.0625)}, 0.8)
+    history.accept(
+        [
+            Child(spec, 1, 0, (mutation,), {"params": 2000.0}, id=1, expected=expected),
+            Child(spec, 1, 0, (mutation,), {"params": 3000.0}, id=2),
+        ]
+    )
     history.record(outcome(1, 0.125, 2000.0, 0.375), {"": {"w": torch.zeros(1)}})
     history.record(Outcome(2, failure=Failure("exception", "no luck")), {})
     history.record_generation(GenerationRecord(1, 0.75, (0, 1), 4, 2, 1, 1, 2, {"fit": 2.0, "propose": 0.25}))
@@ -236,7 +243,7 @@ def test_show_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["show", str(tmp_path / "run"), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     own = {"status", "stop_reason", "disk"}
-    assert set(shown) == {"objectives", "front", "hypervolume", "bounds", "candidates", "seconds", "total_epochs"} | own
+    assert set(shown) == {"objectives", "front", "hypervolume", "bounds", "candidates", "seconds", "total_epochs", "predictions"} | own
     assert (shown["status"], shown["stop_reason"]) == ("finished", "")
     assert shown["disk"]["total"] > shown["disk"]["weights"] > 0
     assert shown["objectives"][1] == {"name": "params", "unit": "parameters", "stage": "spec"}
@@ -260,13 +267,17 @@ def test_show_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown["candidates"] == {"proposed": 5, "evaluated": 2, "failed": 1}
     assert shown["seconds"] == {"propose": 0.25, "inherit": 0.0, "fit": 3.5, "validate": 0.0, "record": 0.0, "other": 0.5}
     assert shown["total_epochs"] == 2
+    assert shown["predictions"] == {"children": 1, "errors": {"error": 0.125}, "seconds": pytest.approx(0.25)}
 
 
 def test_show_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorded(tmp_path / "run")
     assert cli.main(["show", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
-    assert all(text in out for text in ("2,000", "0.1875", "hypervolume: 0.75", str(tmp_path / "run")))
+    assert all(
+        text in out
+        for text in ("2,000", "0.1875", "hypervolume: 0.75", "error off by 0.125 on average, seconds by 25 %", str(tmp_path / "run"))
+    )
 
 
 def test_show_imports_no_lightning(tmp_path: Path) -> None:

@@ -46,6 +46,10 @@ def test_a_search_that_is_bounded_by_time_expects_seconds(tmp_path):
     children = [c for c in History.open(tmp_path / "run").candidates() if c.generation]
     assert {c.planned for c in children} == {None, 2}
     assert all(c.expected.seconds > 0 for c in children)
+    told = History.open(tmp_path / "run").predictions()
+    off = [abs(c.objectives["error"] - c.expected.values["error"].value) for c in children]
+    assert (told.children, told.errors) == (len(children), {"error": pytest.approx(sum(off) / len(off))})
+    assert told.seconds > 0
 
 
 def test_a_finished_run_can_be_polished_and_goes_on_afterwards(tmp_path):

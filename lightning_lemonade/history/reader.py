@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Engine, Select, func, select
@@ -17,21 +18,22 @@ from lightning_lemonade.errors import HistoryError, LemonadeError
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.graph.ops import shown
 from lightning_lemonade.history.database import DATABASE, cause, check_database, reading_engine
-from lightning_lemonade.history.rows import bounds_of, candidate_record, config_of, generation_record, objectives_of, tasks_of
+from lightning_lemonade.history.rows import bounds_of, candidate_record, config_of, expected_of, generation_record, objectives_of, tasks_of
 from lightning_lemonade.history.schema import (
     AskedRow,
     CandidateRow,
     FrontMemberRow,
     GenerationRow,
     ObjectiveRow,
+    PhaseRow,
     RunRow,
     TaskResultRow,
     ValueRow,
 )
-from lightning_lemonade.history.values import integer, printable, text
+from lightning_lemonade.history.values import integer, number, printable, text
 from lightning_lemonade.history.weights import FOLDER, most_bytes, read_weights, weights_name
 from lightning_lemonade.morphisms import State
-from lightning_lemonade.records import CandidateRecord, GenerationRecord
+from lightning_lemonade.records import CandidateRecord, GenerationRecord, PredictionRecord
 
 LONGEST_PATH = 4096
 REMEMBERED = 256
@@ -130,6 +132,24 @@ class Reader:
         with self._reading() as session:
             query = select(GenerationRow).order_by(GenerationRow.index).options(selectinload("*"))
             return [generation_record(row) for row in session.scalars(query)]
+
+    def predictions(self) -> PredictionRecord | None:
+        """Returns how far off the strategy's expectations were; None if it has none. Reads no specs: it is quick on a long search too."""
+        with self._reading() as session:
+            keys = [objective.key for objective in self.objectives]
+            rows = session.execute(select(CandidateRow.id, CandidateRow.expected).where(CandidateRow.state == "evaluated"))
+            expected = {id_: found for id_, row in rows if (found := expected_of(row, keys)).values}
+            values = [row for row in session.scalars(select(ValueRow)) if row.candidate in expected]
+            phases = [row for row in session.scalars(select(PhaseRow).where(PhaseRow.phase == "fit")) if row.candidate in expected]
+            distances: dict[str, list[float]] = {}
+            for value in values:
+                if (told := expected[value.candidate].values.get(value.objective)) is not None:
+                    distances.setdefault(value.objective, []).append(abs(number(value.value) - told.value))
+            ratios = [number(row.seconds) / foretold for row in phases if (foretold := expected[row.candidate].seconds)]
+        if not distances:
+            return None
+        seconds = median(abs(ratio - 1) for ratio in ratios) if ratios else None
+        return PredictionRecord(len(expected), {key: fmean(found) for key, found in distances.items()}, seconds)
 
     def proposed(self, generation: int) -> int:
         """Returns how many proposals the children of a generation were chosen from, also while it runs.

@@ -54,7 +54,7 @@ def _expected_row(expected: Expected) -> dict[str, Any]:
     return {"values": values, "seconds": None if expected.seconds is None else float(expected.seconds)}
 
 
-def _expected(row: object, keys: Sequence[str]) -> Expected:
+def expected_of(row: object, keys: Sequence[str]) -> Expected:
     """Returns what a row says that was expected of a child.
 
     Raises:
@@ -157,7 +157,7 @@ def candidate_record(row: CandidateRow, spec: GraphSpec, *, keys: Sequence[str],
         after=None if row.after is None else integer(row.after),
         told=None if row.told is None else integer(row.told),
         planned=None if row.planned is None else integer(row.planned),
-        expected=_expected(row.expected, keys),
+        expected=expected_of(row.expected, keys),
     )
 
 
