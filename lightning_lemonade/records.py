@@ -140,7 +140,7 @@ class PredictionRecord:
     Attributes:
         children: how many something was expected of.
         errors: mean distance between measured and expected value by objective key, in the objective's unit.
-        seconds: median distance between measured and expected seconds of training, relative to the latter; None where none were expected.
+        seconds: median distance between measured and expected seconds, relative to the latter; None where none were expected.
     """
 
     children: int

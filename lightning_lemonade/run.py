@@ -242,7 +242,8 @@ class Run:
             proposals: that they are chosen from; None for as many as the settings say.
         """
         left = max(0.0, self._seconds_left)
-        room = Room(left, left * max(1, min(self.executor.slots, count)))
+        longest = self.settings.max_child_seconds
+        room = Room(left if longest is None else min(left, longest), left * max(1, min(self.executor.slots, count)))
         if not self._polishes(place):
             return self.search.ask(rng, count, number, proposals=proposals, room=room)
         polished = self.search.ask_to_polish(rng, count, number, self.settings.training.polish_epochs, room=room)
@@ -401,11 +402,24 @@ class Run:
         self._announce(window)
         record = window.record(self.search, self.progress.epochs)
         self.history.record_generation(record)
+        if window.number == 0 and record.front and not record.hypervolume:
+            self._warn_of_bounds()
         changed = record.front != self.progress.front
         self.progress.count(record)
         if changed and self._is_heard("on_front_changed"):
             self._emit("on_front_changed", self.history.front())
         self._emit("on_generation_end", record)
+
+    def _warn_of_bounds(self) -> None:
+        """Warns of objectives whose worst value no starting network is better than: a search for hypervolume is blind there."""
+        for key, (_, worst) in self.search.bounds.items():
+            values = [member.values[key] for member in self.search.population]
+            if min(values) >= worst:
+                warnings.warn(
+                    f"no starting network is better in {key} than {worst:.4g} ({min(values):.4g} at best), from which on nothing is gained "
+                    f"in the hypervolume: train longer, or give its Metric a `worst` beyond that",
+                    stacklevel=2,
+                )
 
     def _watch_disk(self) -> None:
         """Warns once if the disk has no room for some more generations, before a write fails."""

@@ -1,6 +1,7 @@
 """The networks that a search starts with: which there are, which are trained, and what they bound."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from math import inf
 
 import torch
@@ -99,7 +100,8 @@ def hypervolume_bounds(
 def beginning(settings: SearchSettings, evaluator: Evaluator, specs: Sequence[GraphSpec]) -> tuple[list[GraphSpec], int]:
     """Returns the starting networks to train, and for how many epochs: fewer of both where these take too long for the time given.
 
-    A few steps are measured. Where several processes train a child, or on another machine, nothing is. Source: ours.
+    A few steps are measured. Where several processes train a child, or on another machine, nothing is. What can't be measured is among the
+    networks returned: it fails again when it is trained, and that is recorded. Source: ours.
 
     Args:
         settings: of the search.
@@ -112,15 +114,17 @@ def beginning(settings: SearchSettings, evaluator: Evaluator, specs: Sequence[Gr
     places = places_of(settings.executor, settings.trainer_arguments, torch.get_num_threads())
     if places.processes > 1 or not places.at_hand:
         return usual
-    try:
-        measured = [paces_of(evaluator, task, specs, places) for task in evaluator.tasks]
-    except SearchError:  # it fails again when it is trained: then it is recorded, and the search goes on with the others
-        return usual
+    paces: dict[str, list[Pace]] = {}
+    for spec in specs:
+        with suppress(SearchError):
+            paces[spec.structural_hash] = [paces_of(evaluator, task, [spec], places)[spec.structural_hash] for task in evaluator.tasks]
 
     def seconds(spec: GraphSpec, epochs: int) -> float:
-        return sum(paces[spec.structural_hash].seconds(epochs, 1) for paces in measured)
+        return sum(pace.seconds(epochs, 1) for pace in paces[spec.structural_hash])
 
-    return that_fit(settings, specs, seconds, places.slots)
+    measured = [spec for spec in specs if spec.structural_hash in paces]
+    chosen, epochs = that_fit(settings, measured, seconds, places.slots) if measured else usual
+    return [spec for spec in specs if spec in chosen or spec not in measured], epochs
 
 
 def that_fit(

@@ -29,7 +29,7 @@ class Expected:
 
     Attributes:
         values: of trained objectives by key.
-        seconds: that its training takes; None where times aren't looked at.
+        seconds: that its evaluation takes; None where times aren't looked at.
     """
 
     values: Mapping[str, Measurement] = field(default_factory=dict)

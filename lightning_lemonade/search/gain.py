@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from math import log
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,36 +13,31 @@ from lightning_lemonade.search.dominance import hypervolume
 from lightning_lemonade.search.knowledge import Knowledge
 from lightning_lemonade.search.sampling import DensitySampling
 
-if TYPE_CHECKING:
-    from sklearn.linear_model import BayesianRidge
-
 Array = NDArray[np.float64]
 
-FEWEST_FAMILIES = 16
-"""Before there are so many of a kind, no features are looked at."""
-LEAST_SCALE = 0.01
-LARGEST_CHANGE = 0.3
-"""What is worse than that has lost, however bad it is."""
-PRIOR, PRIOR_OF_SHRINKING = 0.05, 0.1
-"""The change of what approximates its parent before there are families to learn from, and more of it for each e-fold of parameters lost."""
-PRIOR_OF_TRAINING = 0.1
-"""The most that training on is expected to bring."""
+LEAST = 0.01
+"""Of what the bounds span, added before logarithms are taken: what is nearly perfect would make any change enormous."""
+USUAL = log(0.1)
+"""The logarithm that the parent's is compared with, so that the prior's constant is for such a one."""
+PRIOR = {True: np.array([0, 0, 0, 0, 0, 0, 0, -0.3]), False: np.array([0.04, -0.05, 0, -0.1, 0, 0, 0, 0])}
+"""Weights of the features (see `_features`) before there are families to learn from: of what begins as its parent, and of what doesn't."""
 PRIOR_SPREADS = {True: 0.03, False: 0.1}
-"""Of what began as its parent, and of what approximates it."""
+"""What is left unexplained then."""
+FREEDOM = {True: np.array([1, 1, 1, 1, 1, 1, 0.5, 10]), False: np.array([1, 1, 1, 1, 1, 1, 0.5, 3])}
+"""How far each weight may be from its prior, in units of what is left unexplained."""
 PRIOR_FAMILIES = 4
-"""How many families the prior counts as."""
-SCALES = np.array([0.5, 0.5, 0.5, 0.5, 0.5, 1.0, 0.05])
-"""What the features vary by. Where they are scaled by what they have varied by so far, a new size is far beyond all that was seen."""
+"""How many families the prior's spread counts as."""
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()  # those of an expectation
+_MIDDLE = len(_NODES) // 2
 
 
 class GainSampling:
     """Parents are drawn as the paper does; of the proposals those are accepted that promise the largest gain in hypervolume for their work.
 
-    A child's value of a trained objective is predicted from its parent's and from all families so far (see `ChangeModel`). Several
-    children are accepted one after the other, each as if those before had the values predicted for them. To train a member on without a
-    change is a proposal like any other.
+    A child's value of a trained objective is predicted from its parent's and from all families so far (see `ChangeModel`). Children are
+    accepted one after the other, each as if those before, and those underway, had the values predicted for them. To train a member on
+    without a change is a proposal like any other. Where nothing promises any gain, the paper's density chooses.
     """
 
     continues = True
@@ -57,17 +51,20 @@ class _Gain:
     def __init__(self, knowledge: Knowledge) -> None:
         self.known = knowledge
         self.members = {member.id: member for member in knowledge.population}
+        self.density = DensitySampling().fit(knowledge)
         trained = [key for key in knowledge.keys if key not in knowledge.cheap]
-        self.models = {key: ChangeModel(knowledge.families, key, knowledge.bounds[key]) for key in trained}
+        self.models = {key: ChangeModel(knowledge.families, key, knowledge.bounds[key], inherits=knowledge.inherits) for key in trained}
         self.costs = CostModel(knowledge.measured)
 
     def parents(self) -> Array:
-        return DensitySampling().fit(self.known).parents()
+        return self.density.parents()
 
     def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
         if not proposals:
             return []
-        front = np.array([[member.values[key] for key in self.known.keys] for member in self.known.population], dtype=np.float64)
+        underway = [{**child.values, **{key: value.value for key, value in child.expected.values.items()}} for child in self.known.underway]
+        values = [*(member.values for member in self.known.population), *(row for row in underway if set(self.known.keys) <= set(row))]
+        front = np.array([[row[key] for key in self.known.keys] for row in values], dtype=np.float64)
         outlooks = self._outlooks(proposals)
         costs = self._costs(proposals)
         left = list(range(len(proposals)))
@@ -75,22 +72,25 @@ class _Gain:
         while left and len(chosen) < count:
             before = self._volume(front)
             gains = np.array([self._gain(front, before, outlooks[i]) / costs[i] for i in left])
+            if not gains.max() > 0:
+                return chosen + [left[i] for i in self.density.accept([proposals[i] for i in left], count - len(chosen), rng)]
             best = left.pop(int(rng.choice(np.flatnonzero(gains == np.max(gains)))))
             chosen.append(best)
-            front = np.vstack([front, outlooks[best][len(_NODES) // 2]])
+            front = np.vstack([front, outlooks[best][_MIDDLE]])
         return chosen
 
     def expected(self, proposal: Proposal) -> Expected:
         outlook = self._outlooks([proposal])[0]
-        middle, first = outlook[len(_NODES) // 2], outlook[0]
         places = {key: i for i, key in enumerate(self.known.keys) if key in self.models}
-        values = {key: Measurement(float(middle[i]), float((middle[i] - first[i]) / -_NODES[0])) for key, i in places.items()}
+        spreads = (outlook[_MIDDLE + 1] - outlook[_MIDDLE - 1]) / (_NODES[_MIDDLE + 1] - _NODES[_MIDDLE - 1])
+        values = {key: Measurement(float(outlook[_MIDDLE][i]), float(spreads[i])) for key, i in places.items()}
         return Expected(values, float(self._costs([proposal])[0]) if self.known.measured else None)
 
     def _costs(self, proposals: Sequence[Proposal]) -> Array:
-        """Returns seconds of training, or what is proportional to them: (proposals,)."""
+        """Returns seconds that each takes, or what is proportional to those of its training: (proposals,)."""
         epochs = np.array([self.known.epochs_of(proposal) for proposal in proposals])
-        return np.asarray(self.costs.predict([proposal.spec for proposal in proposals]) * epochs)
+        costs = self.costs.predict([proposal.spec for proposal in proposals]) * epochs
+        return np.asarray(costs + self.known.overhead if self.known.measured else costs)
 
     def _outlooks(self, proposals: Sequence[Proposal]) -> Array:
         """Returns points that each proposal may reach, at the nodes of the quadrature: (proposals, nodes, objectives)."""
@@ -100,8 +100,7 @@ class _Gain:
         points = np.empty((len(proposals), len(_NODES), len(self.known.keys)))
         for column, key in enumerate(self.known.keys):
             if key in self.models:
-                mean, spread = self.models[key].predict(parents, specs, exact, epochs)
-                points[:, :, column] = mean[:, None] + spread[:, None] * _NODES
+                points[:, :, column] = self.models[key].predict(parents, specs, exact, epochs, _NODES)
             else:
                 points[:, :, column] = np.array([proposal.values[key] for proposal in proposals])[:, None]
         return points
@@ -116,84 +115,86 @@ class _Gain:
 
 
 class ChangeModel:
-    """Predicts how a trained objective changes from parent to child: Bayesian ridge regression over all families so far.
+    """Predicts how a trained objective changes from parent to child: Bayesian linear regression over all families so far.
 
-    What began as its parent and what approximates it are learnt apart: the latter vary far more, and one spread for both would make any
-    training on look promising, however often it has brought nothing. The change is relative to the parent's value, or to a hundredth of
-    what the bounds span where that is more: what is nearly perfect would make any change enormous. What it is predicted from: how
-    parameters and multiply-adds change (with sign and without), the child's size, how long it, and it with its ancestors, will have been
-    trained, and the square of their ratio, as what a further training brings falls.
+    What changes is the logarithm of the value's distance from the best of its bounds: to lose a third of the parameters costs a network
+    with 3 % error about the same share of its error as one with 30 %, and a small child of an excellent parent may have ten times its
+    error. A child is no worse than the bounds' worst, or than its parent where that is worse still: how ruined it is tells nothing. What
+    began as its parent and what approximates it are learnt apart: the latter vary far more, and one spread for both would make any training
+    on look promising, however often it has brought nothing. Source of the regression: the normal-inverse-gamma conjugate prior (Murphy,
+    Machine Learning, 2012, section 7.6.3), which also serves where there are few families or none; of the rest: ours.
 
     Args:
         families: (parent, child) of the children evaluated.
         key: the objective's.
         bounds: the objective's, of the hypervolume.
+        inherits: whether children inherit their parent's weights, and so its epochs.
     """
 
-    def __init__(self, families: Sequence[tuple[Outline, Outline]], key: str, bounds: tuple[float, float]) -> None:
-        self.key = key
-        self._least = LEAST_SCALE * (bounds[1] - bounds[0])
-        self._models: dict[bool, BayesianRidge] = {}
-        self._beliefs: dict[bool, tuple[float, float]] = {}
+    def __init__(
+        self, families: Sequence[tuple[Outline, Outline]], key: str, bounds: tuple[float, float], *, inherits: bool = True
+    ) -> None:
+        self.key, self.inherits = key, inherits
+        self._low, self._span = bounds[0], bounds[1] - bounds[0]
+        self._models: dict[bool, _Regression] = {}
         for exact in (True, False):
             known = [family for family in families if family[1].exact == exact]
-            features = np.array([_features(parent, child, child.epochs) for parent, child in known]).reshape(-1, len(SCALES))
-            changes = np.array([(child.values[key] - parent.values[key]) / self._scale(parent) for parent, child in known])
-            surprises = np.minimum(changes, LARGEST_CHANGE) - _prior(features, exact)
-            if len(known) < FEWEST_FAMILIES:
-                self._beliefs[exact] = _believed(surprises, PRIOR_SPREADS[exact])
-            else:
-                self._models[exact] = _regression(features, surprises)
+            features = [self._features(parent, child, child.epochs - parent.epochs * inherits) for parent, child in known]
+            before = np.array([self._level(parent.values[key]) for parent, _ in known])
+            after = np.array([self._level(min(child.values[key], max(bounds[1], parent.values[key]))) for parent, child in known])
+            self._models[exact] = _Regression(np.array(features).reshape(-1, len(PRIOR[exact])), after - before, exact=exact)
 
     def predict(
-        self, parents: Sequence[Member], specs: Sequence[GraphSpec], exact: Sequence[bool], epochs: Sequence[int]
-    ) -> tuple[Array, Array]:
-        """Returns means and spreads (standard deviations) of the children's values: (n,), (n,).
+        self, parents: Sequence[Member], specs: Sequence[GraphSpec], exact: Sequence[bool], epochs: Sequence[int], nodes: Array
+    ) -> Array:
+        """Returns values that each child may have: (children, nodes).
 
         Args:
             parents: of the children.
             specs: the children's.
             exact: whether each begins as what its parent computes.
             epochs: that each will train, all tasks together.
+            nodes: how many standard deviations above what is expected.
         """
-        old, scale = np.array([m.values[self.key] for m in parents]), np.array([self._scale(m) for m in parents])
-        features = np.array([_features(m.outline, spec, m.epochs + more) for m, spec, more in zip(parents, specs, epochs, strict=True)])
-        changes, spreads = np.empty(len(old)), np.empty(len(old))
+        outlines = [member.outline for member in parents]
+        features = np.array([self._features(*each) for each in zip(outlines, specs, epochs, strict=True)])
+        levels = np.array([self._level(outline.values[self.key]) for outline in outlines])[:, None] + np.zeros(len(nodes))
         for kind in set(exact):
             rows = np.array(exact) == kind
-            if kind in self._models:
-                surprise, spreads[rows] = self._models[kind].predict(features[rows] / SCALES, return_std=True)
-            else:
-                surprise, spreads[rows] = self._beliefs[kind]
-            changes[rows] = _prior(features[rows], kind) + surprise
-        return old + changes * scale, spreads * scale
+            change, spread = self._models[kind].predict(features[rows])
+            levels[rows] += change[:, None] + spread[:, None] * nodes
+        return np.asarray(self._low + self._span * np.maximum(0.0, np.exp(levels) - LEAST))
 
-    def _scale(self, member: Member | Outline) -> float:
-        return max(abs(member.values[self.key]), self._least)
+    def _level(self, value: float) -> float:
+        return log(max(0.0, (value - self._low) / self._span) + LEAST)
 
+    def _features(self, parent: Outline, child: Outline | GraphSpec, own: int) -> list[float]:
+        """Returns what a change is predicted from.
 
-def _features(parent: Outline, child: Outline | GraphSpec, epochs: int) -> list[float]:
-    params = log(max(1, child.parameter_count) / max(1, parent.parameter_count))
-    macs = log(max(1, child.macs) / max(1, parent.macs))
-    own = max(1, epochs - parent.epochs if epochs > parent.epochs else epochs)
-    return [params, abs(params), macs, abs(macs), log(own), log(max(1, child.parameter_count)), (own / max(1, epochs)) ** 2]
-
-
-def _believed(surprises: Array, spread: float) -> tuple[float, float]:
-    """Returns mean and spread of surprises, of which those of the prior are some."""
-    mean = surprises.sum() / (len(surprises) + PRIOR_FAMILIES)
-    squares = ((surprises - mean) ** 2).sum() + PRIOR_FAMILIES * (mean**2 + spread**2)
-    return float(mean), float(np.sqrt(squares / (len(surprises) + PRIOR_FAMILIES)))
+        One; parameters lost, gained, multiply-adds lost, gained (as logarithms); the parent's level; the epochs of its own; and the square
+        of their share of all that it and its ancestors had, as what a further training brings falls.
+        """
+        params = log(max(1, child.parameter_count) / max(1, parent.parameter_count))
+        macs = log(max(1, child.macs) / max(1, parent.macs))
+        own = max(1, own)
+        share = own / (own + parent.epochs * self.inherits)
+        sizes = [min(params, 0), max(params, 0), min(macs, 0), max(macs, 0)]
+        return [1.0, *sizes, self._level(parent.values[self.key]) - USUAL, log(own / 3), share**2]
 
 
-def _regression(features: Array, surprises: Array) -> "BayesianRidge":
-    from sklearn.linear_model import BayesianRidge  # noqa: PLC0415 (as in density.py)
+class _Regression:
+    """Linear regression whose weights and spread have a prior, in closed form."""
 
-    return BayesianRidge().fit(features / SCALES, surprises)
+    def __init__(self, features: Array, changes: Array, *, exact: bool) -> None:
+        self._prior = PRIOR[exact]
+        surprises = changes - features @ self._prior
+        projected = features.T @ surprises
+        self._covariance = np.linalg.inv(np.diag(FREEDOM[exact] ** -2.0) + features.T @ features)  # in units of the spread
+        self._weights = self._covariance @ projected
+        squares = PRIOR_FAMILIES * PRIOR_SPREADS[exact] ** 2 + surprises @ surprises - projected @ self._weights
+        self._variance = squares / (PRIOR_FAMILIES + len(surprises))
 
-
-def _prior(features: Array, exact: bool) -> Array:
-    """Returns the changes that are expected before there are families to learn from: (n,)."""
-    if exact:
-        return -np.minimum(features[:, -1], PRIOR_OF_TRAINING)
-    return PRIOR + PRIOR_OF_SHRINKING * np.maximum(0.0, -features[:, 0])
+    def predict(self, features: Array) -> tuple[Array, Array]:
+        """Returns expected changes and their standard deviations: (n,), (n,)."""
+        uncertain = np.einsum("ij,jk,ik->i", features, self._covariance, features)
+        return features @ (self._prior + self._weights), np.sqrt(self._variance * (1 + uncertain))

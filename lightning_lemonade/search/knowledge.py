@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_lemonade.search.candidate import Member, Outline, Proposal
+from lightning_lemonade.search.candidate import Child, Member, Outline, Proposal
 from lightning_lemonade.search.dominance import Bounds
 
 
@@ -21,6 +21,8 @@ class Knowledge:
         tasks: how many.
         measured: (terms of its cost, seconds of an epoch) of everything that was trained; empty where times may decide nothing.
         inherits: whether children inherit their parent's weights.
+        overhead: seconds that a child takes beside its training.
+        underway: children accepted whose values aren't known yet.
     """
 
     population: Sequence[Member]
@@ -32,6 +34,8 @@ class Knowledge:
     tasks: int = 1
     measured: Sequence[tuple[tuple[float, float, float], float]] = ()
     inherits: bool = True
+    overhead: float = 0.0
+    underway: Sequence[Child] = ()
 
     def is_exact(self, proposal: Proposal) -> bool:
         """Returns whether a proposal begins as what its parent computes."""

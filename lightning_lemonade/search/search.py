@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
+from operator import itemgetter
+from statistics import median
 from typing import Protocol
 
 import numpy as np
@@ -110,6 +112,7 @@ class Search:
         self._next_id = 0
         self._families: list[tuple[Outline, Outline]] = []
         self._measured: list[tuple[tuple[float, float, float], float]] = []
+        self._overheads: list[float] = []
         self._trained_on: set[tuple[int, int | None]] = set()
 
     def start(self, specs: Iterable[GraphSpec], epochs: int | None = None) -> Asked:
@@ -131,7 +134,7 @@ class Search:
             count: n_ac, children wanted; fewer where not enough legal ones are found.
             generation: its number, from 1.
             proposals: n_pc of this call, in place of the search's; an asynchronous search asks for fewer children at a time.
-            room: seconds that the children may take; where times are expected, others and fewer are accepted, but at least one.
+            room: seconds that the children may take; where times are expected, cheaper and fewer are accepted, but at least one.
 
         Raises:
             SearchError: if the population is empty.
@@ -188,6 +191,8 @@ class Search:
                 candidates.append(member)
                 if self.timed and own and outcome.seconds.get("fit"):
                     self._measured.append((terms(child.spec), outcome.seconds["fit"] / own))
+                    if parent:
+                        self._overheads.append(sum(outcome.seconds.values()) - outcome.seconds["fit"])
                 if parent:
                     self._families.append((parent.outline, replace(member.outline, exact=self.inherits and child.exact)))
         self.population = self.survival.select(candidates, self.keys)
@@ -238,6 +243,8 @@ class Search:
             self.tasks,
             self._measured,
             self.inherits,
+            median(self._overheads) if self._overheads else 0.0,
+            tuple(self.in_flight.values()),
         )
 
     def _continued(self, generation: int, epochs: int | None) -> list[Proposal]:
@@ -249,17 +256,20 @@ class Search:
         return [Proposal(m.spec, generation, m.id, (), values[m.id], epochs=epochs) for m in members]
 
     def _accepted(self, choice: FittedSampling, legal: Sequence[Proposal], count: int, rng: np.random.Generator, room: Room) -> Asked:
-        """Accepts some of several proposals, as many as there is room for; the first one where there is room for none."""
-        wanted = choice.accept(legal, count, rng)
-        expected = {i: choice.expected(legal[i]) for i in wanted}
-        chosen: list[int] = []
+        """Accepts some of several proposals, as many as there is room for; the one that takes least where there is room for none."""
+        fit = legal
+        if room != NO_BOUND and legal:
+            seconds = [choice.expected(proposal).seconds or 0.0 for proposal in legal]
+            most = max(min(room.each, room.together), min(seconds))
+            fit = [proposal for proposal, spent in zip(legal, seconds, strict=True) if spent <= most]
+        chosen: list[tuple[int, Expected]] = []
         left = room.together
-        for i in wanted:
-            seconds = expected[i].seconds or 0.0
-            if seconds <= min(left, room.each):
-                chosen.append(i)
-                left -= seconds
-        return Asked(tuple(self._accept(legal[i], expected[i]) for i in sorted(chosen or wanted[:1])), len(legal))
+        for i in choice.accept(fit, count, rng):
+            expected = choice.expected(fit[i])
+            if not chosen or (expected.seconds or 0.0) <= left:
+                chosen.append((i, expected))
+                left -= expected.seconds or 0.0
+        return Asked(tuple(self._accept(fit[i], expected) for i, expected in sorted(chosen, key=itemgetter(0))), len(legal))
 
     def _accept(self, proposal: Proposal, expected: Expected | None = None) -> Child:
         child = Child(**vars(proposal), id=self._next_id, expected=expected or Expected())
