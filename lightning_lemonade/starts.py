@@ -56,7 +56,10 @@ def legal_starts(
         else:
             legal.append(spec)
     if not legal:
-        raise SearchError(f"no starting network meets the limits: {'; '.join(dropped)}. Widen the limits or give another space")
+        raise SearchError(
+            f"no starting network meets the limits: {'; '.join(dropped)}. Widen the limits, or give a space of other starting networks: "
+            f"ConvNetSpace(starts='strided'), for instance, has smaller ones"
+        )
     return legal, dropped
 
 

@@ -79,7 +79,8 @@ class LemonadeTrainer:
         limits: `{"params": 2e6}` (at most) or `{"params": (1e4, 2e6)}`.
         algorithm: `"gain"` (ours), or `"paper"` for Algorithm 1 as the paper has it: what sampling, starting networks, operators,
             `proposals` and `asynchronous` are where they aren't given; see `ALGORITHMS`.
-        space: where to search; by default a `ConvNetSpace`.
+        space: where to search; by default a `ConvNetSpace` with the algorithm's starting networks and operators. One of your own has the
+            paper's where it isn't given others.
         max_generations: when to stop; 15 if neither this nor `max_time` is given.
         max_time: when to stop, as `"DD:HH:MM:SS"`; the generation in progress is finished.
         proposals: children proposed each generation (n_pc): 32, or 256 for `"gain"`.

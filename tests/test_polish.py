@@ -201,3 +201,11 @@ def test_a_starting_network_that_cannot_be_measured_fails_alone(tmp_path):
     LemonadeTrainer(run_dir=tmp_path / "run", **settings).search(DigitsDataModule())
     starts = [c for c in History.open(tmp_path / "run").candidates() if not c.generation]
     assert [c.state for c in starts] == ["evaluated"] * 3 + ["failed"]
+
+
+def test_a_starting_network_that_cannot_be_measured_does_not_lift_the_limit_of_the_others(tmp_path):
+    training = Training(epochs=1, initial_epochs=100_000, polish_epochs=2)
+    settings = SMALL | {"max_generations": 1, "max_time": "00:00:00:10", "module": TooLarge, "training": training}
+    LemonadeTrainer(run_dir=tmp_path / "run", **settings).search(DigitsDataModule())
+    starts = [c for c in History.open(tmp_path / "run").candidates() if not c.generation]
+    assert all(1 <= c.planned < 100_000 for c in starts)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -11,6 +12,7 @@ from lightning_lemonade.search import (
     Measurement,
     NonDominatedSurvival,
     Outcome,
+    Room,
     Search,
     TaskResult,
     derived_rng,
@@ -22,7 +24,7 @@ SPACE = ConvNetSpace()
 STARTS = SPACE.initial((1, 8, 8), 10)
 
 
-def make_search(limits=None, proposals=12, sampling=None, inherits=True):
+def make_search(limits=None, proposals=12, sampling=None, inherits=True, timed=False):
     return Search(
         space=SPACE,
         objectives={"params": lambda spec: float(spec.parameter_count)},
@@ -34,6 +36,7 @@ def make_search(limits=None, proposals=12, sampling=None, inherits=True):
         bounds={"error": (0.0, 0.9), "params": (1e2, 1e6)},
         epochs=3,
         inherits=inherits,
+        timed=timed,
     )
 
 
@@ -136,6 +139,40 @@ def test_without_inheritance_no_member_is_trained_on_and_epochs_are_a_childs_own
     search.tell(replace(evaluated(child, 0.1), tasks={"": task}) for child in children)
     asked = {child.id for child in children}
     assert {member.epochs for member in search.population if member.id in asked} == {3}
+
+
+def took(child, error, seconds_a_mac):
+    """The child's evaluation, whose training of 3 epochs took time in proportion to its multiply-adds."""
+    fit = 3 * seconds_a_mac * child.spec.macs
+    return replace(evaluated(child, error), tasks={"": TaskResult(None, {}, 3, 100)}, seconds={"fit": fit, "validate": 0.1})
+
+
+def test_children_that_there_is_no_time_for_give_way_to_cheaper_ones():
+    def begun():
+        search = make_search(sampling=GainSampling(), timed=True, proposals=24)
+        search.tell(took(child, 0.5 / (1 + child.id), 1e-5) for child in search.start(STARTS).children)
+        search.tell(took(child, 0.3, 1e-5) for child in search.ask(derived_rng(0, "ask", 1), 2, 1).children)
+        return search
+
+    cheaper = 0
+    for seed in range(5):
+        (free,) = begun().ask(derived_rng(seed, "ask", 2), 1, 2).children
+        (least,) = begun().ask(derived_rng(seed, "ask", 2), 1, 2, room=Room(0.0, 0.0)).children
+        room = Room((least.expected.seconds + free.expected.seconds) / 2, inf)
+        (bounded,) = begun().ask(derived_rng(seed, "ask", 2), 1, 2, room=room).children
+        assert least.expected.seconds <= bounded.expected.seconds <= room.each
+        cheaper += bounded.expected.seconds < free.expected.seconds
+        together = begun().ask(derived_rng(seed, "ask", 2), 4, 2, room=Room(inf, 2 * free.expected.seconds)).children
+        assert len(together) >= 1
+        assert sum(child.expected.seconds for child in together) <= 2 * free.expected.seconds
+    assert cheaper > 2
+
+
+def test_seconds_are_expected_of_the_whole_evaluation():
+    search = make_search(sampling=GainSampling(), timed=True)
+    search.tell(took(child, 0.5 / (1 + child.id), 1e-9) for child in search.start(STARTS).children)
+    search.tell(took(child, 0.3, 1e-9) for child in search.ask(derived_rng(0, "ask", 1), 2, 1).children)
+    assert search.ask(derived_rng(0, "ask", 2), 1, 2).children[0].expected.seconds == pytest.approx(0.1, rel=0.1)
 
 
 def test_only_what_children_may_inherit_from_is_remembered():
