@@ -35,7 +35,7 @@ from lightning_lemonade.search import (
     derived_rng,
 )
 from lightning_lemonade.settings import SearchSettings
-from lightning_lemonade.starts import hypervolume_bounds, starting_networks
+from lightning_lemonade.starts import hypervolume_bounds, starting_networks, warn_of_bounds
 
 EMPTY_GENERATIONS = 3
 SHOWN_DIFFERENCES = 6
@@ -403,23 +403,12 @@ class Run:
         record = window.record(self.search, self.progress.epochs)
         self.history.record_generation(record)
         if window.number == 0 and record.front and not record.hypervolume:
-            self._warn_of_bounds()
+            warn_of_bounds(self.search.bounds, [member.values for member in self.search.population])
         changed = record.front != self.progress.front
         self.progress.count(record)
         if changed and self._is_heard("on_front_changed"):
             self._emit("on_front_changed", self.history.front())
         self._emit("on_generation_end", record)
-
-    def _warn_of_bounds(self) -> None:
-        """Warns of objectives whose worst value no starting network is better than: a search for hypervolume is blind there."""
-        for key, (_, worst) in self.search.bounds.items():
-            values = [member.values[key] for member in self.search.population]
-            if min(values) >= worst:
-                warnings.warn(
-                    f"no starting network is better in {key} than {worst:.4g} ({min(values):.4g} at best), from which on nothing is gained "
-                    f"in the hypervolume: train longer, or give its Metric a `worst` beyond that",
-                    stacklevel=2,
-                )
 
     def _watch_disk(self) -> None:
         """Warns once if the disk has no room for some more generations, before a write fails."""

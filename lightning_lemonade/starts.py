@@ -1,5 +1,6 @@
 """The networks that a search starts with: which there are, which are trained, and what they bound."""
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from math import inf
@@ -98,6 +99,22 @@ def hypervolume_bounds(
             if not low < high:
                 raise ObjectiveError(f"objective {objective.key} has the bounds {low} and {high}: give the best, then the worst value")
     return bounds
+
+
+def warn_of_bounds(bounds: Mapping[str, tuple[float, float]], starts: Sequence[Mapping[str, float]]) -> None:
+    """Warns of objectives whose worst value no starting network is better than: a search for hypervolume is blind there.
+
+    Args:
+        bounds: the hypervolume's, by key.
+        starts: values of each starting network by key.
+    """
+    for key, (_, worst) in bounds.items():
+        if (least := min(values[key] for values in starts)) >= worst:
+            warnings.warn(
+                f"no starting network is better in {key} than {worst:.4g} ({least:.4g} at best), from which on nothing is gained in the "
+                f"hypervolume: train longer, or give its Metric a `worst` beyond that",
+                stacklevel=2,
+            )
 
 
 def beginning(settings: SearchSettings, evaluator: Evaluator, specs: Sequence[GraphSpec]) -> tuple[list[GraphSpec], int]:

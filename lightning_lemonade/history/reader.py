@@ -139,17 +139,16 @@ class Reader:
             keys = [objective.key for objective in self.objectives]
             rows = session.execute(select(CandidateRow.id, CandidateRow.expected).where(CandidateRow.state == "evaluated"))
             expected = {id_: found for id_, row in rows if (found := expected_of(row, keys)).values}
-            values = [row for row in session.scalars(select(ValueRow)) if row.candidate in expected]
+            if not expected:
+                return None
             spent: dict[int, float] = {}
             for phase in session.scalars(select(PhaseRow)):
                 spent[phase.candidate] = spent.get(phase.candidate, 0.0) + number(phase.seconds)
             distances: dict[str, list[float]] = {}
-            for value in values:
-                if (told := expected[value.candidate].values.get(value.objective)) is not None:
-                    distances.setdefault(value.objective, []).append(abs(number(value.value) - told.value))
+            for row in session.scalars(select(ValueRow)):
+                if row.candidate in expected and (told := expected[row.candidate].values.get(row.objective)) is not None:
+                    distances.setdefault(row.objective, []).append(abs(number(row.value) - told.value))
             ratios = [spent[id_] / found.seconds for id_, found in expected.items() if found.seconds and id_ in spent]
-        if not distances:
-            return None
         seconds = median(abs(ratio - 1) for ratio in ratios) if ratios else None
         return PredictionRecord(len(expected), {key: fmean(found) for key, found in distances.items()}, seconds)
 

@@ -79,12 +79,19 @@ class _Gain:
             front = np.vstack([front, outlooks[best][_MIDDLE]])
         return chosen
 
-    def expected(self, proposal: Proposal) -> Expected:
-        outlook = self._outlooks([proposal])[0]
+    def expected(self, proposals: Sequence[Proposal]) -> list[Expected]:
+        if not proposals:
+            return []
+        outlooks = self._outlooks(proposals)
+        middles = outlooks[:, _MIDDLE]
+        spreads = (outlooks[:, _MIDDLE + 1] - outlooks[:, _MIDDLE - 1]) / (_NODES[_MIDDLE + 1] - _NODES[_MIDDLE - 1])
         places = {key: i for i, key in enumerate(self.known.keys) if key in self.models}
-        spreads = (outlook[_MIDDLE + 1] - outlook[_MIDDLE - 1]) / (_NODES[_MIDDLE + 1] - _NODES[_MIDDLE - 1])
-        values = {key: Measurement(float(outlook[_MIDDLE][i]), float(spreads[i])) for key, i in places.items()}
-        return Expected(values, float(self._costs([proposal])[0]) if self.known.measured else None)
+        values = [
+            {key: Measurement(float(middle[i]), float(spread[i])) for key, i in places.items()}
+            for middle, spread in zip(middles, spreads, strict=True)
+        ]
+        seconds = [float(cost) for cost in self._costs(proposals)] if self.known.measured else [None] * len(proposals)
+        return [Expected(*each) for each in zip(values, seconds, strict=True)]
 
     def _costs(self, proposals: Sequence[Proposal]) -> Array:
         """Returns seconds that each takes, or what is proportional to those of its training: (proposals,)."""

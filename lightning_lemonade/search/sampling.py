@@ -35,8 +35,8 @@ class FittedSampling(Protocol):
     def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
         """Returns which proposals are accepted: `count` of them, or all if there are fewer."""
 
-    def expected(self, proposal: Proposal) -> Expected:
-        """Returns what an accepted proposal is expected to give."""
+    def expected(self, proposals: Sequence[Proposal]) -> list[Expected]:
+        """Returns what proposals are expected to give."""
 
 
 class DensitySampling:
@@ -60,8 +60,8 @@ class _InverseDensity:
     def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
         return without_replacement(-self.density.log_density(self._cheap(proposals)), count, rng)
 
-    def expected(self, proposal: Proposal) -> Expected:
-        return Expected()
+    def expected(self, proposals: Sequence[Proposal]) -> list[Expected]:
+        return [Expected()] * len(proposals)
 
     def _cheap(self, candidates: Sequence[Member | Proposal]) -> Array:
         rows = [[candidate.values[key] for key in self.known.cheap] for candidate in candidates]
@@ -88,8 +88,8 @@ class _Uniform:
     def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
         return without_replacement(np.zeros(len(proposals)), count, rng)
 
-    def expected(self, proposal: Proposal) -> Expected:
-        return Expected()
+    def expected(self, proposals: Sequence[Proposal]) -> list[Expected]:
+        return [Expected()] * len(proposals)
 
 
 def draw_one(log_weights: Array, rng: np.random.Generator) -> int:

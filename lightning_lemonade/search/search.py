@@ -234,17 +234,17 @@ class Search:
 
     def _knowledge(self) -> Knowledge:
         return Knowledge(
-            self.population,
-            self._families,
-            tuple(self.objectives),
-            self.keys,
-            self.bounds,
-            self.epochs,
-            self.tasks,
-            self._measured,
-            self.inherits,
-            median(self._overheads) if self._overheads else 0.0,
-            tuple(self.in_flight.values()),
+            population=self.population,
+            families=self._families,
+            cheap=tuple(self.objectives),
+            keys=self.keys,
+            bounds=self.bounds,
+            epochs=self.epochs,
+            tasks=self.tasks,
+            measured=self._measured,
+            inherits=self.inherits,
+            overhead=median(self._overheads) if self._overheads else 0.0,
+            underway=tuple(self.in_flight.values()),
         )
 
     def _continued(self, generation: int, epochs: int | None) -> list[Proposal]:
@@ -257,15 +257,16 @@ class Search:
 
     def _accepted(self, choice: FittedSampling, legal: Sequence[Proposal], count: int, rng: np.random.Generator, room: Room) -> Asked:
         """Accepts some of several proposals, as many as there is room for; the one that takes least where there is room for none."""
-        fit = legal
         if room != NO_BOUND and legal:
-            seconds = [choice.expected(proposal).seconds or 0.0 for proposal in legal]
+            seconds = [expected.seconds or 0.0 for expected in choice.expected(legal)]
             most = max(min(room.each, room.together), min(seconds))
             fit = [proposal for proposal, spent in zip(legal, seconds, strict=True) if spent <= most]
+        else:
+            fit = list(legal)
+        wanted = choice.accept(fit, count, rng)
         chosen: list[tuple[int, Expected]] = []
         left = room.together
-        for i in choice.accept(fit, count, rng):
-            expected = choice.expected(fit[i])
+        for i, expected in zip(wanted, choice.expected([fit[i] for i in wanted]), strict=True):
             if not chosen or (expected.seconds or 0.0) <= left:
                 chosen.append((i, expected))
                 left -= expected.seconds or 0.0

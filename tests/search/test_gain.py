@@ -82,7 +82,7 @@ def test_the_prior_gives_way_family_by_family(exact):
         assert mean > before
         before = mean
     assert mean == pytest.approx(0.24, abs=0.002)
-    assert beyond / mean - 1 < PRIOR_SPREADS[exact]
+    assert beyond - mean < 0.2 * PRIOR_SPREADS[exact]
 
 
 def test_what_begins_as_its_parent_is_learnt_apart_and_is_less_uncertain():
@@ -138,7 +138,7 @@ def test_a_second_child_counts_the_first_as_if_it_were_there():
     choice = fitted([weak, strong], known)
     first, second = choice.accept(twins_and_another, 2, rng)
     assert (first in (0, 1), second) == (True, 2)
-    underway = Child(**vars(twins_and_another[first]), id=2, expected=choice.expected(twins_and_another[first]))
+    underway = Child(**vars(twins_and_another[first]), id=2, expected=choice.expected([twins_and_another[first]])[0])
     assert fitted([weak, strong], known).accept(twins_and_another, 1, rng)[0] in (0, 1)
     assert fitted([weak, strong], known, underway=[underway]).accept(twins_and_another, 1, rng) == [2]
     unexpected = replace(underway, expected=Expected({"error": Measurement(0.9)}))
@@ -156,7 +156,7 @@ def test_one_parent_without_any_error_does_not_spoil_the_model():
     parent = member(0, 9, 0.2)
     (shrunk, kept, grown), worse = predicted(model_of([*ordinary, perfect]), parent, [proposal(parent, width) for width in (5, 9, 18)])
     assert grown < kept < shrunk
-    assert worse.max() < 0.5
+    assert worse.max() < 0.25
 
 
 @pytest.mark.parametrize("value", [0.9, 1e9])
@@ -166,8 +166,8 @@ def test_how_ruined_a_child_is_tells_nothing(value):
     parent = member(0, 9, 0.2)
     (grown,), (worse,) = predicted(model_of([*ordinary, ruined]), parent, [proposal(parent, 18)])
     (right,), _ = predicted(model_of(ordinary), parent, [proposal(parent, 18)])
-    assert right < grown < 1.3 * right
-    assert worse < 0.5
+    assert right < grown < 1.2 * right
+    assert worse < 0.25
 
 
 def test_parents_are_drawn_most_where_there_are_few():
