@@ -31,6 +31,7 @@ the parameters between 10^3 and 10^6, for the error references 1.0 and 0.3.
 import argparse
 import csv
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -183,7 +184,8 @@ def searched(data: pl.LightningDataModule, seed: int, budget: float, **settings:
             if not isinstance(error.__cause__, Spent):
                 raise
         if (share := keeper.clock.share) < AT_REST:
-            print(f"seed {seed}: our search had {share:.0%} of the time that it was given: repeat it with nothing beside it", flush=True)
+            text = f"seed {seed}: our search had {share:.0%} of the time that it was given: repeat it with nothing beside it"
+            print(text, file=sys.stderr, flush=True)
         history = History.open(Path(folder) / "run")
         records = [record for record in history.candidates() if record.id in keeper.seconds]
         points = [Point(keeper.seconds[r.id], r.epochs, r.objectives["params"], r.objectives["error"]) for r in records]
