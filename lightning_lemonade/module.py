@@ -37,7 +37,7 @@ class Training:
     """
 
     epochs: int = 3
-    initial_epochs: int = 12
+    initial_epochs: int = 8
     polish_epochs: int = 8
     learning_rate: float = 0.1
     momentum: float = 0.9

@@ -17,7 +17,7 @@ from lightning_lemonade.search import Limits
 from lightning_lemonade.search.cost import work
 from lightning_lemonade.settings import SearchSettings
 
-START_SHARE = 0.4
+START_SHARE = 0.25
 """Share of the time that starting networks may take, where a time bounds a search."""
 
 
@@ -152,8 +152,8 @@ def that_fit(
 ) -> tuple[list[GraphSpec], int]:
     """Returns the starting networks that fit into their share of the time, and their epochs, at least as many as a child has.
 
-    Of networks that span a range of sizes it is the largest that fits, and others where these are trained beside it: what is smaller is
-    shrunk from it in less time than it takes from scratch.
+    Of networks that span a range of sizes it is the largest that fits, and others only where these are trained beside it: what is smaller
+    is shrunk from it in less time than it takes from scratch. Where no time bounds the search all are trained.
 
     Args:
         settings: of the search.
@@ -169,7 +169,7 @@ def that_fit(
         each = [seconds(spec, epochs) for spec in chosen]
         return max(*each, sum(each) / min(slots, len(each)))
 
-    if settings.space.starts == "spanning" and span(specs, usual) > room:
+    if settings.space.starts == "spanning" and settings.max_seconds is not None:
         chosen: list[GraphSpec] = []
         for spec in sorted(specs, key=lambda spec: seconds(spec, usual), reverse=True):
             if span([*chosen, spec], usual) <= (span(chosen[:1], usual) if chosen else room):
