@@ -59,7 +59,8 @@ class CandidateRecord:
         objectives: value by objective key; only the spec objectives until it is evaluated.
         spreads: standard deviation by objective key, where measured repeatedly.
         tasks: what training gave, by task (`""` where there is one task).
-        epochs: epochs of its own training.
+        epochs: epochs of its own training; 0 for a child that began too badly to be trained (see `expected`), whose values are those it
+            began with.
         cumulative_epochs: the same with those of the ancestors whose training it inherited; 0 until it is recorded.
         images: training images seen in its own training.
         cumulative_images: the same with those of these ancestors.

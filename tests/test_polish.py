@@ -52,6 +52,20 @@ def test_a_search_that_is_bounded_by_time_expects_seconds(tmp_path):
     assert told.seconds > 0
 
 
+def test_a_search_that_is_bounded_by_time_trains_no_child_that_begins_too_badly(tmp_path):
+    settings = SMALL | {"max_generations": 10, "max_time": "00:01:00:00", "algorithm": "gain", "keep_weights": "all"}
+    LemonadeTrainer(run_dir=tmp_path / "run", **settings).search(DigitsDataModule())
+    history = History.open(tmp_path / "run")
+    children = [c for c in history.candidates() if c.generation]
+    looked_at = [c for c in children if c.expected.worst_start is not None]
+    assert looked_at
+    assert all((c.epochs == 0) == (c in looked_at and c.start_error > c.expected.worst_start) for c in children)
+    dropped = [c for c in children if not c.epochs]
+    assert dropped
+    assert all(c.objectives["error"] == c.start_error for c in dropped)
+    assert history.predictions().children == len(children) - len(dropped)
+
+
 def test_a_finished_run_can_be_polished_and_goes_on_afterwards(tmp_path):
     run = tmp_path / "run"
     trainer = LemonadeTrainer(run_dir=run, **SMALL)

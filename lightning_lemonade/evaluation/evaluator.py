@@ -34,7 +34,7 @@ from lightning_lemonade.module import LemonadeModule, Training
 from lightning_lemonade.morphisms import Mutation, State, network_with
 from lightning_lemonade.morphisms.state import load_state
 from lightning_lemonade.objectives import Error, Objective, SpecObjective, TrainedObjective
-from lightning_lemonade.search import Measurement, Outcome, derived_seed
+from lightning_lemonade.search import Measurement, Outcome, TaskResult, derived_seed
 
 ModuleFactory = Callable[[GraphSpec, Training], LemonadeModule]
 T = TypeVar("T")
@@ -191,7 +191,11 @@ class Evaluator:
         start = None
         if request.parent is not None:
             with timed(spent.seconds, "validate"):
-                start = self._quality(task, self.metrics(module, data))
+                metrics = self.metrics(module, data)
+            start = self._quality(task, metrics)
+            if request.child.expected.worst_start is not None and start > request.child.expected.worst_start:
+                spent.results[task] = TaskResult(start, metrics, 0, 0)
+                return metrics
         data.seed = derived_seed(self.seed, "fit", request.child.id)
         watch = Watch(data.seed)
         callbacks = [make() for make in self.callbacks]

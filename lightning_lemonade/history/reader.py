@@ -138,7 +138,8 @@ class Reader:
         with self._reading() as session:
             keys = [objective.key for objective in self.objectives]
             rows = session.execute(select(CandidateRow.id, CandidateRow.expected).where(CandidateRow.state == "evaluated"))
-            expected = {id_: found for id_, row in rows if (found := expected_of(row, keys)).values}
+            trained = set(session.scalars(select(TaskResultRow.candidate).where(TaskResultRow.epochs > 0)))
+            expected = {id_: found for id_, row in rows if id_ in trained and (found := expected_of(row, keys)).values}
             if not expected:
                 return None
             spent: dict[int, float] = {}

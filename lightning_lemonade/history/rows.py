@@ -51,7 +51,8 @@ def _expected_row(expected: Expected) -> dict[str, Any]:
     if not expected.values:
         return {}
     values = {key: [float(value.value), None if value.spread is None else float(value.spread)] for key, value in expected.values.items()}
-    return {"values": values, "seconds": None if expected.seconds is None else float(expected.seconds)}
+    numbers = {"seconds": expected.seconds, "worst_start": expected.worst_start}
+    return {"values": values, **{name: None if given is None else float(given) for name, given in numbers.items()}}
 
 
 def expected_of(row: object, keys: Sequence[str]) -> Expected:
@@ -64,12 +65,12 @@ def expected_of(row: object, keys: Sequence[str]) -> Expected:
     values = mapping(found.get("values", {}))
     if not set(values) <= set(keys):
         raise ValueError(f"values were expected of {shown(sorted(map(str, values)))}, which are no objectives")
-    seconds = found.get("seconds")
+    seconds, worst = (None if (given := found.get(name)) is None else number(given) for name in ("seconds", "worst_start"))
     predicted = {}
     for key, pair in values.items():
         value, spread = sequence(pair)
         predicted[key] = Measurement(number(value), None if spread is None else number(spread))
-    return Expected(predicted, None if seconds is None else number(seconds))
+    return Expected(predicted, seconds, worst)
 
 
 def value_rows(values: Mapping[str, Measurement]) -> dict[str, ValueRow]:

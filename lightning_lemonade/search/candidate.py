@@ -30,10 +30,12 @@ class Expected:
     Attributes:
         values: of trained objectives by key.
         seconds: that its evaluation takes; None where times aren't looked at.
+        worst_start: of its first trained objective, before training: beyond that it isn't worth being trained. None where it always is.
     """
 
     values: Mapping[str, Measurement] = field(default_factory=dict)
     seconds: float | None = None
+    worst_start: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class Outline:
         values: every objective's value by key.
         epochs: see `Member`.
         exact: whether it began as what its parent computes.
+        start: its first trained objective before its training; None where that isn't known, or there are several tasks.
     """
 
     parameter_count: int
@@ -143,6 +146,7 @@ class Outline:
     values: Mapping[str, float]
     epochs: int
     exact: bool = False
+    start: float | None = None
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,17 @@ PRIOR_SPREADS = {True: 0.03, False: 0.1}
 """What is left unexplained then."""
 FREEDOM = {True: np.array([1, 1, 1, 1, 1, 1, 0.5, 10]), False: np.array([1, 1, 1, 1, 1, 1, 0.5, 3])}
 """How far each weight may be from its prior, in units of what is left unexplained."""
+STARTED = (np.array([0, -0.02, 0, -0.05, 0, 0, 0, 0, 0.2]), np.array([1, 1, 1, 1, 1, 1, 0.5, 3, 2]), 0.07)
+"""The same three for an approximation whose value before its training is known; the last feature is how far that is from its parent's."""
 PRIOR_FAMILIES = 4
 """How many families the prior's spread counts as."""
+HALVINGS = 12
+"""How often the range of a child's worst start is halved."""
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()  # those of an expectation
 _MIDDLE = len(_NODES) // 2
+_Family = tuple[Outline, Outline, int]
+"""Parent, child, and epochs of the child's own training."""
 
 
 class GainSampling:
@@ -37,7 +43,8 @@ class GainSampling:
 
     A child's value of a trained objective is predicted from its parent's and from all families so far (see `ChangeModel`). Children are
     accepted one after the other, each as if those before, and those underway, had the values predicted for them. To train a member on
-    without a change is a proposal like any other. Where nothing promises any gain, the paper's density chooses.
+    without a change is a proposal like any other. Where nothing promises any gain, the paper's density chooses. Where times are measured, a
+    child that approximates its parent is trained only if it begins well enough (see `_Gain.worst_start`).
     """
 
     continues = True
@@ -53,7 +60,17 @@ class _Gain:
         self.members = {member.id: member for member in knowledge.population}
         self.density = DensitySampling().fit(knowledge)
         trained = [key for key in knowledge.keys if key not in knowledge.cheap]
-        self.models = {key: ChangeModel(knowledge.families, key, knowledge.bounds[key], inherits=knowledge.inherits) for key in trained}
+        self.models = {
+            key: ChangeModel(
+                knowledge.families,
+                key,
+                knowledge.bounds[key],
+                inherits=knowledge.inherits,
+                started=key == knowledge.begun_as,
+                epochs=knowledge.epochs,
+            )
+            for key in trained
+        }
         self.costs = CostModel(knowledge.measured)
 
     def parents(self) -> Array:
@@ -62,9 +79,7 @@ class _Gain:
     def accept(self, proposals: Sequence[Proposal], count: int, rng: np.random.Generator) -> list[int]:
         if not proposals:
             return []
-        underway = [{**child.values, **{key: value.value for key, value in child.expected.values.items()}} for child in self.known.underway]
-        values = [*(member.values for member in self.known.population), *(row for row in underway if set(self.known.keys) <= set(row))]
-        front = np.array([[row[key] for key in self.known.keys] for row in values], dtype=np.float64)
+        front = self._front()
         outlooks = self._outlooks(proposals)
         costs = self._costs(proposals)
         left = list(range(len(proposals)))
@@ -92,6 +107,42 @@ class _Gain:
         ]
         seconds = [float(cost) for cost in self._costs(proposals)] if self.known.measured else [None] * len(proposals)
         return [Expected(*each) for each in zip(values, seconds, strict=True)]
+
+    def worst_start(self, proposal: Proposal) -> float | None:
+        """Returns the value before training beyond which a child's gain for the seconds left is less than what it was chosen for.
+
+        There are many proposals of nearly the same promise, and how an approximation begins tells more of how it ends than all that is
+        known before: so it pays to look, which takes a tenth of the time, and to turn to another where it begins badly.
+        """
+        key = self.known.begun_as
+        if key is None or not self.known.measured or not self.known.inherits or self.known.is_exact(proposal):
+            return None
+        front = self._front()
+        before = self._volume(front)
+        [outlook], [cost] = self._outlooks([proposal]), self._costs([proposal])
+        wanted = self._gain(front, before, outlook) * max(0.0, 1 - self.known.overhead / cost)
+        parent, column = self.members[proposal.parent], self.known.keys.index(key)  # type: ignore[index]  # it has one
+
+        def is_worth(start: float) -> bool:
+            after = outlook.copy()
+            after[:, column] = self.models[key].predict(
+                [parent], [proposal.spec], [False], [self.known.epochs_of(proposal)], _NODES, [start]
+            )[0]
+            return bool(self._gain(front, before, after) >= wanted)
+
+        low, high = parent.values[key], self.known.bounds[key][1]
+        if not wanted > 0 or not is_worth(low) or is_worth(high):
+            return None
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if is_worth(middle) else (low, middle)
+        return low
+
+    def _front(self) -> Array:
+        """Returns the population's values, and those expected of what is underway: (members, objectives)."""
+        underway = [{**child.values, **{key: value.value for key, value in child.expected.values.items()}} for child in self.known.underway]
+        values = [*(member.values for member in self.known.population), *(row for row in underway if set(self.known.keys) <= set(row))]
+        return np.array([[row[key] for key in self.known.keys] for row in values], dtype=np.float64)
 
     def _costs(self, proposals: Sequence[Proposal]) -> Array:
         """Returns seconds that each takes, or what is proportional to those of its training: (proposals,)."""
@@ -136,23 +187,46 @@ class ChangeModel:
         key: the objective's.
         bounds: the objective's, of the hypervolume.
         inherits: whether children inherit their parent's weights, and so its epochs.
+        started: whether the value of a child before its training is known (`Outline.start`). Children that weren't trained for it then
+            count as what is predicted from it: without them, only those that began well would be learnt from.
+        epochs: that these would have been trained.
     """
 
     def __init__(
-        self, families: Sequence[tuple[Outline, Outline]], key: str, bounds: tuple[float, float], *, inherits: bool = True
+        self,
+        families: Sequence[tuple[Outline, Outline]],
+        key: str,
+        bounds: tuple[float, float],
+        *,
+        inherits: bool = True,
+        started: bool = False,
+        epochs: int = 1,
     ) -> None:
         self.key, self.inherits = key, inherits
         self._low, self._span = bounds[0], bounds[1] - bounds[0]
-        self._models: dict[bool, _Regression] = {}
-        for exact in (True, False):
-            known = [family for family in families if family[1].exact == exact]
-            features = [self._features(parent, child, child.epochs - parent.epochs * inherits) for parent, child in known]
-            before = np.array([self._level(parent.values[key]) for parent, _ in known])
-            after = np.array([self._level(min(child.values[key], max(bounds[1], parent.values[key]))) for parent, child in known])
-            self._models[exact] = _Regression(np.array(features).reshape(-1, len(PRIOR[exact])), after - before, exact=exact)
+        own = [child.epochs - parent.epochs * inherits for parent, child in families]
+        trained = [(*family, spent) for family, spent in zip(families, own, strict=True) if spent]
+        exact, approximate = ([each for each in trained if each[1].exact == kind] for kind in (True, False))
+        begun = [each for each in approximate if started and each[1].start is not None]
+        self._begun = self._fitted(begun, [self._change(*each[:2]) for each in begun], *STARTED, [self._gap(*each[:2]) for each in begun])
+        left = [
+            (*family, epochs) for family, spent in zip(families, own, strict=True) if started and not spent and family[1].start is not None
+        ]
+        guessed = self._begun.predict(self._table(left, [self._gap(*each[:2]) for each in left], len(STARTED[0])))[0]
+        changes = [*(self._change(*each[:2]) for each in approximate), *guessed]
+        self._models = {
+            True: self._fitted(exact, [self._change(*each[:2]) for each in exact], PRIOR[True], FREEDOM[True], PRIOR_SPREADS[True]),
+            False: self._fitted([*approximate, *left], changes, PRIOR[False], FREEDOM[False], PRIOR_SPREADS[False]),
+        }
 
     def predict(
-        self, parents: Sequence[Member], specs: Sequence[GraphSpec], exact: Sequence[bool], epochs: Sequence[int], nodes: Array
+        self,
+        parents: Sequence[Member],
+        specs: Sequence[GraphSpec],
+        exact: Sequence[bool],
+        epochs: Sequence[int],
+        nodes: Array,
+        starts: Sequence[float] | None = None,
     ) -> Array:
         """Returns values that each child may have: (children, nodes).
 
@@ -162,15 +236,45 @@ class ChangeModel:
             exact: whether each begins as what its parent computes.
             epochs: that each will train, all tasks together.
             nodes: how many standard deviations above what is expected.
+            starts: what each is before its training, where that is known; then none may be exact.
         """
         outlines = [member.outline for member in parents]
         features = np.array([self._features(*each) for each in zip(outlines, specs, epochs, strict=True)])
         levels = np.array([self._level(outline.values[self.key]) for outline in outlines])[:, None] + np.zeros(len(nodes))
+        if starts is not None:
+            gaps = np.array([[self._level(start)] for start in starts]) - levels[:, :1]
+            change, spread = self._begun.predict(np.hstack([features, gaps]))
+            levels += change[:, None] + spread[:, None] * nodes
+            return self._values(levels)
         for kind in set(exact):
             rows = np.array(exact) == kind
             change, spread = self._models[kind].predict(features[rows])
             levels[rows] += change[:, None] + spread[:, None] * nodes
+        return self._values(levels)
+
+    def _values(self, levels: Array) -> Array:
         return np.asarray(self._low + self._span * np.maximum(0.0, np.exp(levels) - LEAST))
+
+    def _fitted(
+        self, families: Sequence[_Family], changes: Sequence[float], prior: Array, freedom: Array, spread: float, gaps: Sequence[float] = ()
+    ) -> "_Regression":
+        return _Regression(self._table(families, gaps, len(prior)), np.array(changes), prior, freedom, spread)
+
+    def _table(self, families: Sequence[_Family], gaps: Sequence[float], width: int) -> Array:
+        """Returns the features of families, gaps behind them: (families, width)."""
+        rows = [[*self._features(*each), *gaps[i : i + 1]] for i, each in enumerate(families)]
+        return np.array(rows, dtype=np.float64).reshape(-1, width)
+
+    def _change(self, parent: Outline, child: Outline) -> float:
+        return self._level(min(child.values[self.key], self._worst(parent))) - self._level(parent.values[self.key])
+
+    def _gap(self, parent: Outline, child: Outline) -> float:
+        """Returns how far a child is from its parent before its training, which is known, as a logarithm."""
+        start = self._worst(parent) if child.start is None else min(child.start, self._worst(parent))
+        return self._level(start) - self._level(parent.values[self.key])
+
+    def _worst(self, parent: Outline) -> float:
+        return max(self._low + self._span, parent.values[self.key])
 
     def _level(self, value: float) -> float:
         return log(max(0.0, (value - self._low) / self._span) + LEAST)
@@ -192,13 +296,13 @@ class ChangeModel:
 class _Regression:
     """Linear regression whose weights and spread have a prior, in closed form."""
 
-    def __init__(self, features: Array, changes: Array, *, exact: bool) -> None:
-        self._prior = PRIOR[exact]
+    def __init__(self, features: Array, changes: Array, prior: Array, freedom: Array, spread: float) -> None:
+        self._prior = prior
         surprises = changes - features @ self._prior
         projected = features.T @ surprises
-        self._covariance = np.linalg.inv(np.diag(FREEDOM[exact] ** -2.0) + features.T @ features)  # in units of the spread
+        self._covariance = np.linalg.inv(np.diag(freedom**-2.0) + features.T @ features)  # in units of the spread
         self._weights = self._covariance @ projected
-        squares = PRIOR_FAMILIES * PRIOR_SPREADS[exact] ** 2 + surprises @ surprises - projected @ self._weights
+        squares = PRIOR_FAMILIES * spread**2 + surprises @ surprises - projected @ self._weights
         self._variance = squares / (PRIOR_FAMILIES + len(surprises))
 
     def predict(self, features: Array) -> tuple[Array, Array]:

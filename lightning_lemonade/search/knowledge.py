@@ -23,6 +23,7 @@ class Knowledge:
         inherits: whether children inherit their parent's weights.
         overhead: seconds that a child takes beside its training.
         underway: children accepted whose values aren't known yet.
+        begun_as: key of the trained objective that children are measured in before they are trained; None with several tasks.
     """
 
     population: Sequence[Member]
@@ -36,6 +37,7 @@ class Knowledge:
     inherits: bool = True
     overhead: float = 0.0
     underway: Sequence[Child] = ()
+    begun_as: str | None = None
 
     def is_exact(self, proposal: Proposal) -> bool:
         """Returns whether a proposal begins as what its parent computes."""

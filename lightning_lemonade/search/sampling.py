@@ -38,6 +38,9 @@ class FittedSampling(Protocol):
     def expected(self, proposals: Sequence[Proposal]) -> list[Expected]:
         """Returns what proposals are expected to give."""
 
+    def worst_start(self, proposal: Proposal) -> float | None:
+        """Returns the value before training beyond which a proposal isn't worth being trained; None where it always is."""
+
 
 class DensitySampling:
     """The paper's choice: weights 1 / density of the cheap objectives, for parents and children alike (Algorithm 1)."""
@@ -62,6 +65,9 @@ class _InverseDensity:
 
     def expected(self, proposals: Sequence[Proposal]) -> list[Expected]:
         return [Expected()] * len(proposals)
+
+    def worst_start(self, proposal: Proposal) -> float | None:
+        return None
 
     def _cheap(self, candidates: Sequence[Member | Proposal]) -> Array:
         rows = [[candidate.values[key] for key in self.known.cheap] for candidate in candidates]
@@ -90,6 +96,9 @@ class _Uniform:
 
     def expected(self, proposals: Sequence[Proposal]) -> list[Expected]:
         return [Expected()] * len(proposals)
+
+    def worst_start(self, proposal: Proposal) -> float | None:
+        return None
 
 
 def draw_one(log_weights: Array, rng: np.random.Generator) -> int:

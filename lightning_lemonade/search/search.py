@@ -194,7 +194,8 @@ class Search:
                     if parent:
                         self._overheads.append(sum(outcome.seconds.values()) - outcome.seconds["fit"])
                 if parent:
-                    self._families.append((parent.outline, replace(member.outline, exact=self.inherits and child.exact)))
+                    start = next(iter(outcome.tasks.values())).start_error if len(outcome.tasks) == 1 else None
+                    self._families.append((parent.outline, replace(member.outline, exact=self.inherits and child.exact, start=start)))
         self.population = self.survival.select(candidates, self.keys)
         needed = {member.id for member in self.population} | {child.parent for child in self.in_flight.values()}
         self.members = {number: member for number, member in self.members.items() if number in needed}
@@ -245,6 +246,7 @@ class Search:
             inherits=self.inherits,
             overhead=median(self._overheads) if self._overheads else 0.0,
             underway=tuple(self.in_flight.values()),
+            begun_as=next((key for key in self.keys if key not in self.objectives), None) if self.tasks == 1 else None,
         )
 
     def _continued(self, generation: int, epochs: int | None) -> list[Proposal]:
@@ -268,7 +270,7 @@ class Search:
         left = room.together
         for i, expected in zip(wanted, choice.expected([fit[i] for i in wanted]), strict=True):
             if not chosen or (expected.seconds or 0.0) <= left:
-                chosen.append((i, expected))
+                chosen.append((i, replace(expected, worst_start=choice.worst_start(fit[i]))))
                 left -= expected.seconds or 0.0
         return Asked(tuple(self._accept(fit[i], expected) for i, expected in sorted(chosen, key=itemgetter(0))), len(legal))
 

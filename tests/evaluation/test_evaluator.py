@@ -13,6 +13,7 @@ from lightning_lemonade.evaluation import EvaluationRequest, Evaluator, TaskData
 from lightning_lemonade.module import LemonadeModule, Training
 from lightning_lemonade.objectives import resolve
 from lightning_lemonade.search import Child
+from lightning_lemonade.search.candidate import Expected
 from lightning_lemonade.spaces import EXACT_OPERATORS, ConvNetSpace
 
 SPEC = ConvNetSpace().initial((1, 8, 8), 10)[1]
@@ -68,6 +69,24 @@ def test_children_by_exact_mutations_start_at_their_parents_error(parent):
         outcome = evaluator.evaluate(EvaluationRequest(Child(spec, 1, 0, mutations, {}, i), SPEC, trained.weights)).outcome
         images = abs(outcome.tasks[""].start_error - trained.outcome.values["error"].value) * validation
         assert images < 1.5, [str(mutation) for mutation in mutations]
+
+
+def test_a_child_that_begins_too_badly_is_not_trained(parent):
+    evaluator, trained = parent
+    mutations, spec = ConvNetSpace(operators=EXACT_OPERATORS).mutate(SPEC, np.random.default_rng(0))
+    begins = trained.outcome.values["error"].value
+
+    def evaluated(worst):
+        child = Child(spec, 1, 0, mutations, {}, 1, expected=Expected(worst_start=worst))
+        return evaluator.evaluate(EvaluationRequest(child, SPEC, trained.weights))
+
+    dropped, kept = evaluated(begins - 0.01), evaluated(begins + 0.01)
+    result = dropped.outcome.tasks[""]
+    assert (result.epochs, result.images, kept.outcome.tasks[""].epochs) == (0, 0, 1)
+    assert dropped.outcome.values["error"].value == result.start_error == pytest.approx(begins, abs=1e-3)
+    assert dropped.outcome.values["params"].value == spec.parameter_count
+    assert dropped.outcome.seconds["fit"] == 0
+    assert dropped.weights[""].keys() == kept.weights[""].keys()
 
 
 def test_the_same_candidate_twice_gives_the_same_weights(parent):

@@ -116,6 +116,60 @@ def test_children_are_predicted_from_what_was_learnt_of_their_like(inherits):
     assert worse[0] / mean[0] < 1.05
 
 
+def begun(count, rng, worst=0.9):
+    """Families whose change is a third of how far the child began from its parent, as logarithms; beyond `worst` they aren't trained."""
+    made = []
+    for i in range(count):
+        parent, gap = member(2 * i, 9, 0.2 + 0.01 * (i % 3)), rng.uniform(0, 1)
+        start = parent.values["error"] * np.exp(gap)
+        value, epochs = (parent.values["error"] * np.exp(gap / 3), 6) if start <= worst else (start, 3)
+        made.append((parent.outline, replace(member(2 * i + 1, 9, value, epochs).outline, start=start)))
+    return made
+
+
+def test_how_a_child_begins_tells_how_it_ends():
+    parent, child = member(0, 9, 0.2), proposal(member(0, 9, 0.2), 9)
+    model = model_of(begun(60, np.random.default_rng(0)), started=True, epochs=3)
+    known = [model.predict([parent], [child.spec], [False], [3], np.array([0.0, 1.0]), [0.2 * np.exp(gap)])[0] for gap in (0, 0.5, 1)]
+    assert [mean for mean, _ in known] == pytest.approx([0.2 * np.exp(gap / 3) for gap in (0, 0.5, 1)], rel=0.02)
+    (unknown,), (worse,) = predicted(model, parent, [child])
+    assert unknown == pytest.approx(0.2 * np.exp(0.5 / 3), rel=0.05)
+    assert all(beyond - mean < (worse - unknown) / 2 for mean, beyond in known)
+
+
+def test_children_that_began_too_badly_to_be_trained_count_as_what_they_would_have_become():
+    """Else the model would only know those that began well, and promise too much."""
+    parent, child = member(0, 9, 0.2), proposal(member(0, 9, 0.2), 9)
+    (all_trained,), _ = predicted(model_of(begun(200, np.random.default_rng(0)), started=True, epochs=3), parent, [child])
+    few = begun(200, np.random.default_rng(0), worst=0.3)
+    assert sum(known.epochs == 3 for _, known in few) > 60
+    (few_trained,), _ = predicted(model_of(few, started=True, epochs=3), parent, [child])
+    assert few_trained == pytest.approx(all_trained, rel=0.02)
+
+
+MEASURED = {"measured": [((1e6, 1e4, 1.0), 1000.0)], "overhead": 3.0, "begun_as": "error"}
+
+
+def test_a_child_is_worth_its_training_unless_it_begins_worse_than_most():
+    parent = member(0, 9, 0.2)
+    front, known = [parent, member(1, 4, 0.4)], begun(60, np.random.default_rng(0))
+    worst = fitted(front, known, **MEASURED).worst_start(proposal(parent, 8))
+    assert 0.2 * np.exp(0.3) < worst < 0.2 * np.exp(0.7)  # half of them begin at 0.2 * exp(0.5) or better
+    dear = fitted(front, known, **MEASURED | {"overhead": 100.0}).worst_start(proposal(parent, 8))
+    assert dear > worst + 0.02  # where the look cost a part of the time, the rest is worth it sooner
+
+
+def test_what_begins_as_its_parent_or_without_known_times_is_always_trained():
+    parent, known = member(0, 9, 0.2), begun(60, np.random.default_rng(0))
+    child = proposal(parent, 8)
+    assert fitted([parent], known, **MEASURED).worst_start(proposal(parent, 8, exact=True)) is None
+    assert fitted([parent], known, **MEASURED | {"measured": ()}).worst_start(child) is None
+    assert fitted([parent], known, **MEASURED | {"begun_as": None}).worst_start(child) is None
+    assert fitted([parent], known, **MEASURED | {"inherits": False}).worst_start(child) is None
+    better = member(1, 7, 0.01)
+    assert fitted([parent, better], known, **MEASURED).worst_start(child) is None  # it promises nothing anyway
+
+
 def test_of_two_proposals_with_equal_gain_the_cheaper_one_is_accepted():
     parent = member(0, 16, 0.3)
     cheap = proposal(parent, 15)
