@@ -225,5 +225,6 @@ def child_of(record: CandidateRecord) -> Child:
 def outcome_of(record: CandidateRecord) -> Outcome:
     """Returns what the evaluation of a recorded candidate gave a search: its cost stands as that of one task."""
     values = {key: Measurement(value, record.spreads.get(key)) for key, value in record.objectives.items()}
-    cost = {"": TaskResult(None, {}, record.epochs, record.images)}
+    start = record.start_error if len(record.tasks) == 1 else None
+    cost = {"": TaskResult(start, {}, record.epochs, record.images)}
     return Outcome(record.id, {} if record.failure else values, record.failure, cost, record.seconds)

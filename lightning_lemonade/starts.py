@@ -163,6 +163,7 @@ def that_fit(
     """
     usual, least = settings.training.initial_epochs, min(settings.training.initial_epochs, settings.training.epochs)
     room = inf if settings.max_seconds is None else START_SHARE * settings.max_seconds
+    each = room if settings.max_child_seconds is None else min(room, settings.max_child_seconds)
 
     def span(chosen: Collection[GraphSpec], epochs: int) -> float:
         """Seconds of their trainings, several at a time."""
@@ -171,8 +172,8 @@ def that_fit(
 
     if settings.space.starts == "spanning" and settings.max_seconds is not None:
         chosen: list[GraphSpec] = []
-        for spec in sorted(specs, key=lambda spec: seconds(spec, usual), reverse=True):
-            if span([*chosen, spec], usual) <= (span(chosen[:1], usual) if chosen else room):
+        for spec in sorted(specs, key=work, reverse=True):  # not by seconds, in which small networks may hardly differ
+            if span([*chosen, spec], usual) <= (span(chosen[:1], usual) if chosen else each):
                 chosen.append(spec)
         specs = [spec for spec in specs if spec in chosen] or [min(specs, key=lambda spec: seconds(spec, usual))]
     return list(specs), next((epochs for epochs in range(usual, least, -1) if span(specs, epochs) <= room), least)

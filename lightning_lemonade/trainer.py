@@ -82,7 +82,8 @@ class LemonadeTrainer:
         space: where to search; by default a `ConvNetSpace` with the algorithm's starting networks and operators. One of your own has the
             paper's where it isn't given others.
         max_generations: when to stop; 15 if neither this nor `max_time` is given.
-        max_time: when to stop, as `"DD:HH:MM:SS"`; the generation in progress is finished.
+        max_time: when to stop, as `"DD:HH:MM:SS"`; the generation in progress is finished. Choice by gain then looks at the seconds that
+            trainings take, and doesn't train a child that begins badly where another promises more for them; it counts as a child.
         proposals: children proposed each generation (n_pc): 32, or 256 for `"gain"`.
         accepted: children trained each generation (n_ac).
         epochs: of a child.

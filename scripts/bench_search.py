@@ -188,7 +188,7 @@ def searched(data: pl.LightningDataModule, seed: int, budget: float, **settings:
             if not isinstance(error.__cause__, Spent):
                 raise
         history = History.open(Path(folder) / "run")
-        records = [record for record in history.candidates() if record.id in keeper.seconds]
+        records = [record for record in history.candidates() if record.id in keeper.seconds and record.epochs]
         points = [Point(keeper.seconds[r.id], r.epochs, r.objectives["params"], r.objectives["error"]) for r in records]
         evaluator = _evaluator(data, seed, Training())
         for i in _ever_on_front(points):

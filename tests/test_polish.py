@@ -6,6 +6,8 @@ from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.executors import InlineExecutor
 from lightning_lemonade.history import History
 from lightning_lemonade.module import Training
+from lightning_lemonade.search import GainSampling
+from lightning_lemonade.search.gain import _Gain
 from lightning_lemonade.spaces import ConvNetSpace
 from lightning_lemonade.starts import that_fit
 
@@ -52,18 +54,25 @@ def test_a_search_that_is_bounded_by_time_expects_seconds(tmp_path):
     assert told.seconds > 0
 
 
-def test_a_search_that_is_bounded_by_time_trains_no_child_that_begins_too_badly(tmp_path):
-    settings = SMALL | {"max_generations": 10, "max_time": "00:01:00:00", "algorithm": "gain", "keep_weights": "all"}
-    LemonadeTrainer(run_dir=tmp_path / "run", **settings).search(DigitsDataModule())
-    history = History.open(tmp_path / "run")
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_children_that_begin_too_badly_are_recorded_untrained_and_are_no_members(tmp_path, monkeypatch, asynchronous):
+    monkeypatch.setattr(_Gain, "worst_start", lambda choice, child: None if choice.known.is_exact(child) else 0.3)
+    run, settings = tmp_path / "run", SMALL | {"algorithm": "gain", "keep_weights": "all", "asynchronous": asynchronous}
+    LemonadeTrainer(run_dir=run, **settings | {"max_generations": 5}).search(DigitsDataModule())
+    history = History.open(run)
     children = [c for c in history.candidates() if c.generation]
-    looked_at = [c for c in children if c.expected.worst_start is not None]
-    assert looked_at
-    assert all((c.epochs == 0) == (c in looked_at and c.start_error > c.expected.worst_start) for c in children)
-    dropped = [c for c in children if not c.epochs]
+    assert all((c.epochs == 0) == (c.expected.worst_start is not None and c.start_error > 0.3) for c in children)
+    dropped = {c.id: c for c in children if not c.epochs}
     assert dropped
-    assert all(c.objectives["error"] == c.start_error for c in dropped)
+    assert all(c.objectives["error"] == c.start_error for c in dropped.values())
+    assert not any(dropped.keys() & set(generation.front) for generation in history.generations())
+    assert not any(c.parent in dropped for c in children)
     assert history.predictions().children == len(children) - len(dropped)
+
+    known = []
+    monkeypatch.setattr(GainSampling, "fit", lambda _, knowledge: known.append(list(knowledge.families)) or _Gain(knowledge))
+    LemonadeTrainer(run_dir=run, **settings | {"max_generations": 6}).search(DigitsDataModule())
+    assert [child.start for _, child in known[0]] == [c.start_error for c in children]  # as an earlier process measured them
 
 
 def test_a_finished_run_can_be_polished_and_goes_on_afterwards(tmp_path):
@@ -157,9 +166,11 @@ def test_starting_networks_take_no_more_than_their_share_of_the_time(tmp_path):
     assert 2 <= starts[0].planned < 5000
 
 
-def fitting(max_time, starts="spanning", slots=1, fixed=0, **training):
+def fitting(max_time, starts="spanning", slots=1, fixed=0, max_child_time=None, **training):
     """Returns sizes and epochs of the starting networks, where an epoch takes 1, 2, 4 and 8 seconds, and each training some more."""
-    settings = LemonadeTrainer(max_time=max_time, space=ConvNetSpace(starts=starts), training=Training(**training)).settings
+    settings = LemonadeTrainer(
+        max_time=max_time, max_child_time=max_child_time, space=ConvNetSpace(starts=starts), training=Training(**training)
+    ).settings
     specs = settings.space.initial((1, 28, 28), 10)
     begun, epochs = that_fit(settings, specs, lambda spec, epochs: epochs * 2.0 ** specs.index(spec) + fixed, slots)
     return [specs.index(spec) for spec in begun], epochs
@@ -190,6 +201,7 @@ def test_where_none_fits_the_smallest_gets_fewer_epochs_and_so_do_networks_that_
     assert fitting(clock(240), starts="paper", epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 4)
     assert fitting(clock(160), starts="paper", slots=64, epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 5)
     assert fitting(None, epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 10)
+    assert fitting(clock(3000), max_child_time=clock(45), epochs=3, initial_epochs=10) == ([2], 10)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

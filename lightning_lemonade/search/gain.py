@@ -112,7 +112,8 @@ class _Gain:
         """Returns the value before training beyond which a child's gain for the seconds left is less than what it was chosen for.
 
         There are many proposals of nearly the same promise, and how an approximation begins tells more of how it ends than all that is
-        known before: so it pays to look, which takes a tenth of the time, and to turn to another where it begins badly.
+        known before: so it pays to look, which takes less time than to train, and to turn to another where it begins badly. None also where
+        even what begins as its parent would gain less: then both models aren't sure enough yet.
         """
         key = self.known.begun_as
         if key is None or not self.known.measured or not self.known.inherits or self.known.is_exact(proposal):
@@ -212,11 +213,11 @@ class ChangeModel:
         left = [
             (*family, epochs) for family, spent in zip(families, own, strict=True) if started and not spent and family[1].start is not None
         ]
-        guessed = self._begun.predict(self._table(left, [self._gap(*each[:2]) for each in left], len(STARTED[0])))[0]
+        guessed, unsure = self._begun.predict(self._table(left, [self._gap(*each[:2]) for each in left], len(STARTED[0])))
         changes = [*(self._change(*each[:2]) for each in approximate), *guessed]
         self._models = {
             True: self._fitted(exact, [self._change(*each[:2]) for each in exact], PRIOR[True], FREEDOM[True], PRIOR_SPREADS[True]),
-            False: self._fitted([*approximate, *left], changes, PRIOR[False], FREEDOM[False], PRIOR_SPREADS[False]),
+            False: self._fitted([*approximate, *left], changes, PRIOR[False], FREEDOM[False], PRIOR_SPREADS[False], unsure=unsure),
         }
 
     def predict(
@@ -256,9 +257,16 @@ class ChangeModel:
         return np.asarray(self._low + self._span * np.maximum(0.0, np.exp(levels) - LEAST))
 
     def _fitted(
-        self, families: Sequence[_Family], changes: Sequence[float], prior: Array, freedom: Array, spread: float, gaps: Sequence[float] = ()
+        self,
+        families: Sequence[_Family],
+        changes: Sequence[float],
+        prior: Array,
+        freedom: Array,
+        spread: float,
+        gaps: Sequence[float] = (),
+        unsure: Sequence[float] | Array = (),
     ) -> "_Regression":
-        return _Regression(self._table(families, gaps, len(prior)), np.array(changes), prior, freedom, spread)
+        return _Regression(self._table(families, gaps, len(prior)), np.array(changes), prior, freedom, spread, unsure)
 
     def _table(self, families: Sequence[_Family], gaps: Sequence[float], width: int) -> Array:
         """Returns the features of families, gaps behind them: (families, width)."""
@@ -294,15 +302,17 @@ class ChangeModel:
 
 
 class _Regression:
-    """Linear regression whose weights and spread have a prior, in closed form."""
+    """Linear regression whose weights and spread have a prior, in closed form; `unsure` are the spreads of changes that are predicted."""
 
-    def __init__(self, features: Array, changes: Array, prior: Array, freedom: Array, spread: float) -> None:
+    def __init__(
+        self, features: Array, changes: Array, prior: Array, freedom: Array, spread: float, unsure: Sequence[float] | Array = ()
+    ) -> None:
         self._prior = prior
         surprises = changes - features @ self._prior
         projected = features.T @ surprises
         self._covariance = np.linalg.inv(np.diag(freedom**-2.0) + features.T @ features)  # in units of the spread
         self._weights = self._covariance @ projected
-        squares = PRIOR_FAMILIES * spread**2 + surprises @ surprises - projected @ self._weights
+        squares = PRIOR_FAMILIES * spread**2 + surprises @ surprises - projected @ self._weights + np.square(unsure).sum()
         self._variance = squares / (PRIOR_FAMILIES + len(surprises))
 
     def predict(self, features: Array) -> tuple[Array, Array]:

@@ -23,7 +23,7 @@ class Knowledge:
         inherits: whether children inherit their parent's weights.
         overhead: seconds that a child takes beside its training.
         underway: children accepted whose values aren't known yet.
-        begun_as: key of the trained objective that children are measured in before they are trained; None with several tasks.
+        begun_as: key of the trained objective that children are measured in before they are trained; None where there are several.
     """
 
     population: Sequence[Member]

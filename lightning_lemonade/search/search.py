@@ -188,7 +188,8 @@ class Search:
                 own = sum(result.epochs for result in outcome.tasks.values())
                 epochs = own + (parent.epochs if parent and self.inherits else 0)
                 member = self.members[child.id] = Member(child.id, child.spec, values, epochs)
-                candidates.append(member)
+                if own or child.expected.worst_start is None:  # what began too badly to be trained is no member
+                    candidates.append(member)
                 if self.timed and own and outcome.seconds.get("fit"):
                     self._measured.append((terms(child.spec), outcome.seconds["fit"] / own))
                     if parent:
@@ -234,6 +235,7 @@ class Search:
         return Proposal(mutated[1], generation, parent.id, mutated[0], values)
 
     def _knowledge(self) -> Knowledge:
+        trained = [key for key in self.keys if key not in self.objectives]
         return Knowledge(
             population=self.population,
             families=self._families,
@@ -246,7 +248,7 @@ class Search:
             inherits=self.inherits,
             overhead=median(self._overheads) if self._overheads else 0.0,
             underway=tuple(self.in_flight.values()),
-            begun_as=next((key for key in self.keys if key not in self.objectives), None) if self.tasks == 1 else None,
+            begun_as=trained[0] if self.tasks == len(trained) == 1 else None,
         )
 
     def _continued(self, generation: int, epochs: int | None) -> list[Proposal]:

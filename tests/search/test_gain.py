@@ -116,13 +116,13 @@ def test_children_are_predicted_from_what_was_learnt_of_their_like(inherits):
     assert worse[0] / mean[0] < 1.05
 
 
-def begun(count, rng, worst=0.9):
+def begun(count, rng, worst=0.9, noise=0.0):
     """Families whose change is a third of how far the child began from its parent, as logarithms; beyond `worst` they aren't trained."""
     made = []
     for i in range(count):
         parent, gap = member(2 * i, 9, 0.2 + 0.01 * (i % 3)), rng.uniform(0, 1)
         start = parent.values["error"] * np.exp(gap)
-        value, epochs = (parent.values["error"] * np.exp(gap / 3), 6) if start <= worst else (start, 3)
+        value, epochs = (parent.values["error"] * np.exp(gap / 3 + noise * rng.normal()), 6) if start <= worst else (start, 3)
         made.append((parent.outline, replace(member(2 * i + 1, 9, value, epochs).outline, start=start)))
     return made
 
@@ -140,11 +140,13 @@ def test_how_a_child_begins_tells_how_it_ends():
 def test_children_that_began_too_badly_to_be_trained_count_as_what_they_would_have_become():
     """Else the model would only know those that began well, and promise too much."""
     parent, child = member(0, 9, 0.2), proposal(member(0, 9, 0.2), 9)
-    (all_trained,), _ = predicted(model_of(begun(200, np.random.default_rng(0)), started=True, epochs=3), parent, [child])
-    few = begun(200, np.random.default_rng(0), worst=0.3)
+    everybody = begun(200, np.random.default_rng(0), noise=0.1)
+    (all_trained,), (beyond_all,) = predicted(model_of(everybody, started=True, epochs=3), parent, [child])
+    few = begun(200, np.random.default_rng(0), worst=0.3, noise=0.1)
     assert sum(known.epochs == 3 for _, known in few) > 60
-    (few_trained,), _ = predicted(model_of(few, started=True, epochs=3), parent, [child])
-    assert few_trained == pytest.approx(all_trained, rel=0.02)
+    (few_trained,), (beyond_few,) = predicted(model_of(few, started=True, epochs=3), parent, [child])
+    assert few_trained == pytest.approx(all_trained, rel=0.03)
+    assert 0.95 < (beyond_few - few_trained) / (beyond_all - all_trained) < 1.3  # nor is it surer for what it only guessed
 
 
 MEASURED = {"measured": [((1e6, 1e4, 1.0), 1000.0)], "overhead": 3.0, "begun_as": "error"}
