@@ -48,7 +48,7 @@ def child_row(child: Child, state: State, after: int | None) -> CandidateRow:
 
 def _expected_row(expected: Expected) -> dict[str, Any]:
     """Returns what was expected of a child, as JSON values; empty if nothing was."""
-    if not expected.values:
+    if expected == Expected():
         return {}
     values = {key: [float(value.value), None if value.spread is None else float(value.spread)] for key, value in expected.values.items()}
     numbers = {"seconds": expected.seconds, "worst_start": expected.worst_start}

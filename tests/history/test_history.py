@@ -23,6 +23,7 @@ from lightning_lemonade.errors import HistoryError
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import History, values
 from lightning_lemonade.search import Failure, Measurement, Outcome, TaskResult
+from lightning_lemonade.search.candidate import Expected
 
 
 def test_a_run_comes_back_as_it_was_recorded(tmp_path: Path) -> None:
@@ -49,6 +50,22 @@ def test_a_run_comes_back_as_it_was_recorded(tmp_path: Path) -> None:
     assert not history.candidate(1).in_front
     expected = state_of(convnet(8), 2)
     assert all(torch.equal(tensor, expected[key]) for key, tensor in history.weights(2).items())
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        Expected(),
+        Expected({"error": Measurement(0.25, 0.0625)}, 0.8, 0.375),
+        Expected({"error": Measurement(0.25)}),
+        Expected(worst_start=0.375),  # of a strategy that predicts nothing
+        Expected(seconds=0.8),
+    ],
+)
+def test_what_was_expected_of_a_child_comes_back(tmp_path: Path, expected: Expected) -> None:
+    history = create(tmp_path)
+    history.accept([replace(child(0, convnet()), expected=expected)])
+    assert history.candidate(0).expected == expected
 
 
 def test_a_failed_child_keeps_its_spec_objectives_and_its_cost(tmp_path: Path) -> None:
