@@ -47,11 +47,16 @@ def is_delicate(frame: FrameType | None) -> bool:
     """Returns whether an exception must not be raised at a place: in logging, or while a process is forked.
 
     Python takes logging's lock before a fork and lets go of it afterwards, in a hook whose exceptions it swallows. One that a signal raises
-    there is lost, and the lock is held for ever, for which every other thread then waits.
+    there is lost, and the lock is held for ever, for which every other thread then waits. What is called from there is as delicate: the
+    handler of another signal, say torch's for workers that end.
     """
-    if frame is None or frame.f_code.co_filename == logging.__file__:
-        return True
-    return frame.f_code.co_filename == popen_fork.__file__ and frame.f_code.co_name == "_launch"
+    while frame is not None:
+        if frame.f_code.co_filename == logging.__file__:
+            return True
+        if frame.f_code.co_filename == popen_fork.__file__ and frame.f_code.co_name == "_launch":
+            return getattr(frame.f_locals.get("self"), "pid", None) != 0  # and not in the child, which lives below it
+        frame = frame.f_back
+    return False
 
 
 def raise_pending() -> None:

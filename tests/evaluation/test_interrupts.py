@@ -1,9 +1,11 @@
 """Signals that arrive at a bad moment."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -32,6 +34,44 @@ def test_a_limit_that_ends_while_a_process_is_forked_leaves_no_lock_behind():
     thread.start()
     thread.join(10)
     assert free == [True]
+
+
+def test_what_logging_calls_is_not_interrupted():
+    logger, waited = logging.getLogger(__name__), []
+
+    def wait(_):
+        signal.setitimer(signal.ITIMER_REAL, 1e-3, 30)
+        end = time.monotonic() + 0.05
+        while time.monotonic() < end:
+            pass
+        waited.append("whole")
+        return True
+
+    logger.addFilter(wait)
+    try:
+        with TimeLimit(1000).running():
+            logger.error("this is told")
+            time.sleep(60)
+    except OutOfTime:
+        waited.append("and ended")
+    finally:
+        logger.removeFilter(wait)
+    assert waited == ["whole", "and ended"]
+
+
+def test_a_process_that_was_forked_may_be_interrupted():
+    process = multiprocessing.get_context("fork").Process(target=end_of_time)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 7
+
+
+def end_of_time():
+    try:
+        with TimeLimit(0.1).running():
+            time.sleep(50)
+    except OutOfTime:
+        os._exit(7)
 
 
 def fork():
