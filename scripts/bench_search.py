@@ -1,13 +1,14 @@
 """Our search against others at equal cost: test hypervolume over the seconds of one core.
 
-Usage: python scripts/bench_search.py [--data fashion|digits] [--data_root ROOT] [--minutes 10] [--seeds 0 1 2] [--methods ...] [--out CSV]
+Usage: python scripts/bench_search.py [--data fashion|cifar10|digits] [--data_root ROOT] [--minutes 10] [--seeds 0 1 2] [--methods ...]
+                                      [--out CSV]
 
 Methods (all train with the same Lightning module, optimiser, schedule and loader, and count parameters alike):
   ours       `algorithm="gain"`, bounded by time
-  polished, strided, unscaled, generations, uniform, density
+  polished, strided, unscaled, unscreened, generations, uniform, density
              ours with one part changed: with the last 30 % of the time for polish; with the strided starting networks; without the
-             operators that make all layers wider or narrower at once; in generations of eight children; with uniform or with the paper's
-             sampling
+             operators that make all layers wider or narrower at once; with the training of what begins too badly, too; in generations of
+             eight children; with uniform or with the paper's sampling
   scratch-E  ours without inheritance, and so without polish, E epochs a network
   paper      `algorithm="paper"`: the paper's sampling, operators and starting networks, in generations
   random-E   random networks of a hand-written space, E epochs each
@@ -24,8 +25,8 @@ Starting networks are charged; what the test split takes isn't. A method's time 
 time is chosen by validation error; its hypervolume is computed from its members' test errors, over error / reference and the logarithm of
 the parameters between 10^3 and 10^6, for the error references 1.0 and 0.3.
 
-`--data fashion` reads torchvision's FashionMNIST files below ROOT (or the environment variable LEMONADE_DATA_ROOT), of which it trains on
-10,000 images.
+`--data fashion` reads torchvision's FashionMNIST files below ROOT (or the environment variable LEMONADE_DATA_ROOT), `--data cifar10` its
+CIFAR10 files. They train on 10,000 images, or on `--images`; 5,000 others validate.
 """
 
 import argparse
@@ -62,9 +63,10 @@ from lightning_lemonade.history import History
 from lightning_lemonade.module import Training
 from lightning_lemonade.objectives import resolve
 from lightning_lemonade.records import CandidateRecord
-from lightning_lemonade.search import Child
+from lightning_lemonade.search import SAMPLING, Child, GainSampling, Knowledge
 from lightning_lemonade.search.cost import work
 from lightning_lemonade.search.dominance import hypervolume, non_dominated
+from lightning_lemonade.search.sampling import FittedSampling
 from lightning_lemonade.settings import ALGORITHMS
 from lightning_lemonade.spaces import ConvNetSpace
 
@@ -74,26 +76,26 @@ RUNGS = (10, 4e5)  # how many, and the largest; the smallest is the smallest leg
 REFERENCES = (1.0, 0.3)
 OBJECTIVES = ("error", "params")
 POLISH = 0.3
-OURS = ("ours", "polished", "strided", "unscaled", "generations", "uniform", "density", "scratch", "paper")
+OURS = ("ours", "polished", "strided", "unscaled", "unscreened", "generations", "uniform", "density", "scratch", "paper")
 
 
 SETS = {"fashion": FashionMNIST, "cifar10": CIFAR10}
 
 
 class Subset(pl.LightningDataModule):
-    """10,000 training, 5,000 validation and all 10,000 test images of a data set, in memory, without augmentation."""
+    """Training images of a data set, 5,000 validation and all 10,000 test images, in memory, without augmentation."""
 
     num_classes = 10
 
-    def __init__(self, name: str, root: str, batch_size: int = 128) -> None:
+    def __init__(self, name: str, root: str, images: int, batch_size: int = 128) -> None:
         super().__init__()
-        self.name, self.root, self.batch_size = name, root, batch_size
+        self.name, self.root, self.images, self.batch_size = name, root, images, batch_size
 
     def setup(self, stage: str | None = None) -> None:  # noqa: D102 (Lightning's)
         train, test = (SETS[self.name](self.root, train=train) for train in (True, False))
         labels = np.array(train.targets)
-        chosen, rest = train_test_split(np.arange(len(train)), train_size=10_000, stratify=labels, random_state=0)
-        held, _ = train_test_split(rest, train_size=5_000, stratify=labels[rest], random_state=0)
+        chosen, rest = train_test_split(np.arange(len(train)), train_size=self.images, stratify=labels, random_state=0)
+        held = rest if len(rest) == 5_000 else train_test_split(rest, train_size=5_000, stratify=labels[rest], random_state=0)[0]
         images, targets = _pixels(train.data), torch.from_numpy(labels)
         mean, std = images[chosen].mean((0, 2, 3), keepdim=True), images[chosen].std((0, 2, 3), keepdim=True)
         self.sets = {
@@ -152,6 +154,16 @@ def measure_cpu_time() -> None:
     """
     for module in (flight, limit, pace, run_module, scopes):
         module.time = SimpleNamespace(monotonic=time.process_time, perf_counter=time.process_time)  # type: ignore[attr-defined]
+
+
+class Unscreened:
+    """Choice by gain that doesn't look at how a child begins."""
+
+    continues = True
+
+    def fit(self, knowledge: Knowledge) -> FittedSampling:
+        """See `Sampling.fit`."""
+        return GainSampling().fit(replace(knowledge, begun_as=None))
 
 
 class _Timekeeper(SearchCallback):
@@ -408,6 +420,7 @@ def run(
         "ours": {},
         "polished": {"polish": POLISH},
         "strided": {"space": ConvNetSpace(starts="strided", operators=ours["space"].operators)},
+        "unscreened": {"sampling": "unscreened"},
         "unscaled": {"space": ConvNetSpace(starts=ours["space"].starts)},
         "uniform": {"sampling": "uniform"},
         "density": {"sampling": "density"},
@@ -455,6 +468,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=["fashion", "cifar10", "digits"], default="fashion")
     parser.add_argument("--data_root", default=os.environ.get("LEMONADE_DATA_ROOT", "data"))
+    parser.add_argument("--images", type=int, default=10_000, help="for training; at most 45,000 of CIFAR-10 and 55,000 of Fashion-MNIST")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     usual, chosen = Training(), ALGORITHMS["gain"]
@@ -472,15 +486,18 @@ def main() -> None:
     measure_cpu_time()
     warnings.filterwarnings("ignore")
     shape = {"fashion": (1, 28, 28), "cifar10": (3, 32, 32), "digits": (1, 8, 8)}[settings.data]
+    SAMPLING["unscreened"] = Unscreened
     digits = settings.data == "digits"
-    make: Callable[[], pl.LightningDataModule] = DigitsDataModule if digits else lambda: Subset(settings.data, settings.data_root)
+    subset = partial(Subset, settings.data, settings.data_root, settings.images)
+    make: Callable[[], pl.LightningDataModule] = DigitsDataModule if digits else subset
     ours = {
         "training": Training(epochs=settings.epochs, initial_epochs=settings.initial_epochs, polish_epochs=settings.polish_epochs),
         "algorithm": "gain",
         "polish": settings.polish,
         "space": ConvNetSpace(starts=settings.starts, operators=chosen.operators),
     }
-    asked = f"{settings.data}, {settings.minutes:g} minutes"
+    images = "" if digits or settings.images == 10_000 else f", {settings.images} images"
+    asked = f"{settings.data}{images}, {settings.minutes:g} minutes"
     epochs = f"{settings.epochs}, {settings.initial_epochs} and {settings.polish_epochs} epochs"
     parts = f"{settings.starts} starts, {epochs}, polish {settings.polish:g}"
     results = _read(Path(settings.out), asked, parts) if settings.out else {}
