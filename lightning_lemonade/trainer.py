@@ -6,7 +6,7 @@ import inspect
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -338,15 +338,18 @@ class LemonadeTrainer:
 
 @contextmanager
 def _told_to_end(ranks: Ranks) -> Iterator[None]:
-    """Says why, where a launcher ends this process because another one of the search has died."""
-    if not ranks.several:
-        yield
-        return
+    """Lets SIGTERM end the search wherever it is, with the exit code of a process that it ends.
+
+    Lightning heeds one that comes while it trains, and loses one that comes while it validates. A program's own handler stays. Where a
+    launcher sends it because another process of the search has died, that is told.
+    """
+    ours = ranks.several or signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     try:
-        with remembered(signal.SIGTERM, SIGTERMException):
+        with remembered(signal.SIGTERM, SIGTERMException) if ours else nullcontext():
             yield
     except SIGTERMException as error:
         ranks.raise_if_lost(error)
+        error.code = error.code or 128 + signal.SIGTERM
         raise
 
 

@@ -483,6 +483,36 @@ def test_a_signal_ends_the_command_and_resume_goes_on(whole, tmp_path, number, c
     assert digest(tmp_path / "run") == digest(whole)
 
 
+TERMINATED = """
+import json, os, signal, sys
+from lightning_lemonade import LemonadeTrainer
+from lightning_lemonade.datamodules import DigitsDataModule
+class Terminated(DigitsDataModule):
+    sent = 0
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        if os.path.exists("run/history.sqlite") and self.trainer.state.fn == "validate" and not self.sent:
+            self.sent += 1
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().on_after_batch_transfer(batch, dataloader_idx)
+if len(sys.argv) > 2:
+    signal.signal(signal.SIGTERM, lambda *_: print("my own"))
+LemonadeTrainer(run_dir="run", **json.loads(sys.argv[1])).search(Terminated())
+"""
+
+
+def test_a_sigterm_ends_a_program_also_while_it_validates(tmp_path):
+    done = program(tmp_path, TERMINATED, json.dumps(TINY))
+    assert done.returncode == 143, done.stdout + done.stderr
+    assert History.open(tmp_path / "run").stop_reason == "SIGTERMException"
+
+
+def test_a_program_s_own_handler_of_sigterm_stays(tmp_path):
+    done = program(tmp_path, TERMINATED, json.dumps(TINY), "its own")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "my own" in done.stdout
+    assert History.open(tmp_path / "run").stop_reason == "max_generations is reached"
+
+
 MINE = """
 from pathlib import Path
 Path("imported").write_text("")
