@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's name; its own 15 lets its workers starve beside the other tests)
+
 
 def pytest_xdist_auto_num_workers():
     """One process more than there are cores: many tests wait for time to pass, or for processes that end."""
