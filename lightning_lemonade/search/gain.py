@@ -19,7 +19,7 @@ LEAST = 0.01
 """Of what the bounds span, added before logarithms are taken: what is nearly perfect would make any change enormous."""
 USUAL = log(0.1)
 """The logarithm that the parent's is compared with, so that the prior's constant is for such a one."""
-PRIOR = {True: np.array([0, 0, 0, 0, 0, 0, 0, -0.3]), False: np.array([0.04, -0.05, 0, -0.1, 0, 0, 0, 0])}
+PRIOR = {True: np.array([0, 0, -0.03, 0, -0.03, 0, 0, -0.3]), False: np.array([0.04, -0.05, 0, -0.1, 0, 0, 0, 0])}
 """Weights of the features (see `_features`) before there are families to learn from: of what begins as its parent, and of what doesn't."""
 PRIOR_SPREADS = {True: 0.03, False: 0.1}
 """What is left unexplained then."""

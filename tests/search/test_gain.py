@@ -180,6 +180,13 @@ def test_of_two_proposals_with_equal_gain_the_cheaper_one_is_accepted():
     assert fitted([parent]).accept([dear, cheap], 1, np.random.default_rng(0)) == [1]
 
 
+@pytest.mark.parametrize(("epochs", "accepted"), [(3, 0), (60, 1)])
+def test_what_has_little_left_to_learn_is_grown(epochs, accepted):
+    only = member(0, 8, 0.3, epochs)
+    proposals = [proposal(only, 8, exact=True), proposal(only, 16, exact=True)]
+    assert fitted([only]).accept(proposals, 1, np.random.default_rng(0)) == [accepted]
+
+
 def test_where_the_front_is_weak_a_proposal_gains_more():
     weak, strong = member(0, 8, 0.5), member(1, 32, 0.1)
     rng = np.random.default_rng(0)
