@@ -1,6 +1,6 @@
 """Our search against others at equal cost: test hypervolume over the seconds of one core.
 
-Usage: python scripts/bench_search.py [--data fashion|cifar10|digits] [--data_root ROOT] [--minutes 10] [--seeds 0 1 2] [--methods ...]
+Usage: python scripts/bench_search.py [--data fashion|cifar10|digits] [--data_root ROOT] [--minutes 15] [--seeds 0 1 2] [--methods ...]
                                       [--out CSV]
 
 Methods (all train with the same Lightning module, optimiser, schedule and loader, and count parameters alike):
@@ -469,7 +469,7 @@ def main() -> None:
     parser.add_argument("--data", choices=["fashion", "cifar10", "digits"], default="fashion")
     parser.add_argument("--data_root", default=os.environ.get("LEMONADE_DATA_ROOT", "data"))
     parser.add_argument("--images", type=int, default=10_000, help="for training; at most 45,000 of CIFAR-10 and 55,000 of Fashion-MNIST")
-    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     usual, chosen = Training(), ALGORITHMS["gain"]
     parser.add_argument("--epochs", type=int, default=usual.epochs, help="of our search's children")

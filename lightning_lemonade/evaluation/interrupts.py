@@ -50,6 +50,8 @@ def is_delicate(frame: FrameType | None) -> bool:
     there is lost, and the lock is held for ever, for which every other thread then waits. What is called from there is as delicate: the
     handler of another signal, say torch's for workers that end.
     """
+    if frame is None:
+        return True
     while frame is not None:
         if frame.f_code.co_filename == logging.__file__:
             return True

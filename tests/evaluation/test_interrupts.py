@@ -60,7 +60,7 @@ def test_what_logging_calls_is_not_interrupted():
 
 
 def test_a_process_that_was_forked_may_be_interrupted():
-    process = multiprocessing.get_context("fork").Process(target=end_of_time)
+    process = multiprocessing.get_context("fork").Process(target=end_of_time, daemon=True)
     process.start()
     process.join(60)
     assert process.exitcode == 7
