@@ -4,7 +4,6 @@ import inspect
 import json
 import math
 import os
-import signal
 import sys
 import types
 from collections.abc import Mapping, Sequence
@@ -191,7 +190,6 @@ def _search(settings: Namespace, command: Mapping[str, Any], polish: str | None)
 
     from lightning_lemonade.callback import SearchCallback, SearchInfo  # noqa: PLC0415
     from lightning_lemonade.callbacks import SearchProgressBar, WandbPopulationLogger  # noqa: PLC0415
-    from lightning_lemonade.evaluation import remembered  # noqa: PLC0415
     from lightning_lemonade.trainer import LemonadeTrainer  # noqa: PLC0415
 
     defaults = {p.name: p.default for p in inspect.signature(pl.Trainer).parameters.values()}
@@ -222,8 +220,7 @@ def _search(settings: Namespace, command: Mapping[str, Any], polish: str | None)
         callbacks.append(WandbPopulationLogger(mode=settings.wandb))
     trainer = LemonadeTrainer(callbacks=callbacks, **given)
     trainer.described["command"] = dict(command)
-    with remembered(signal.SIGTERM, SIGTERMException):  # as Ctrl-C; Lightning sees to that within a training alone
-        trainer.search(data) if polish is None else trainer.polish(data, max_time=polish)
+    trainer.search(data) if polish is None else trainer.polish(data, max_time=polish)
     for summary, run_dir in ends:  # one; none where this isn't rank 0
         _print_run(summary, run_dir)
 

@@ -6,7 +6,7 @@ import inspect
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -272,6 +272,7 @@ class LemonadeTrainer:
         try:
             with (
                 remembered(signal.SIGINT, KeyboardInterrupt),
+                _told_to_end(),
                 _set_up(settings, recipe, lambda action, *, per_node: action()) as (evaluator, _),
             ):
                 return make_plan(settings, evaluator)
@@ -337,18 +338,18 @@ class LemonadeTrainer:
 
 
 @contextmanager
-def _told_to_end(ranks: Ranks) -> Iterator[None]:
-    """Lets SIGTERM end the search wherever it is, with the exit code of a process that it ends.
+def _told_to_end(ranks: Ranks | None = None) -> Iterator[None]:
+    """Lets SIGTERM end what is run wherever it is, with the exit code of a process that it ends.
 
-    Lightning heeds one that comes while it trains, and loses one that comes while it validates. A program's own handler stays. Where a
+    Lightning heeds one that comes while it trains, whatever the program does with it, and loses one that comes while it validates. Where a
     launcher sends it because another process of the search has died, that is told.
     """
-    ours = ranks.several or signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     try:
-        with remembered(signal.SIGTERM, SIGTERMException) if ours else nullcontext():
+        with remembered(signal.SIGTERM, SIGTERMException):
             yield
     except SIGTERMException as error:
-        ranks.raise_if_lost(error)
+        if ranks is not None:
+            ranks.raise_if_lost(error)
         error.code = error.code or 128 + signal.SIGTERM
         raise
 

@@ -79,6 +79,7 @@ POLISH = 0.3
 OURS = ("ours", "polished", "strided", "unscaled", "unscreened", "generations", "uniform", "density", "scratch", "paper")
 
 
+MOST_IMAGES = {"fashion": 55_000, "cifar10": 45_000, "digits": 10_000}  # of the digits as many as there are are always taken
 SETS = {"fashion": FashionMNIST, "cifar10": CIFAR10}
 
 
@@ -482,6 +483,8 @@ def main() -> None:
     )
     parser.add_argument("--out", help="CSV of every evaluated network; what it holds already isn't run again")
     settings = parser.parse_args()
+    if settings.images > MOST_IMAGES[settings.data]:
+        parser.error(f"--images {settings.images}: {settings.data} has {MOST_IMAGES[settings.data]} beside those that validate")
     torch.set_num_threads(1)
     measure_cpu_time()
     warnings.filterwarnings("ignore")
@@ -505,6 +508,8 @@ def main() -> None:
         for method in settings.methods:
             new = (method, seed) not in results
             points = results[method, seed] = run(method, make, shape, seed, settings.minutes * 60, ours) if new else results[method, seed]
+            if not points:
+                raise SystemExit(f"seed {seed} {method}: no network was trained in {settings.minutes:g} minutes: give more")
             ends = ", ".join(f"{curve(points, reference)[-1][1]:.4f}" for reference in REFERENCES)
             spent = f"{points[-1].seconds:.0f} s, {len(points)} networks, {sum(p.epochs for p in points)} epochs"
             best = min(points, key=lambda p: p.error)

@@ -9,15 +9,20 @@ from contextlib import contextmanager
 from multiprocessing import popen_fork
 from types import FrameType
 
+from pytorch_lightning.trainer.connectors import signal_connector
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 INTERRUPTS = (KeyboardInterrupt, SIGTERMException)
+_DELICATE = (logging.__file__, signal_connector.__file__)
 _pending: list[type[BaseException]] = []
 
 
 @contextmanager
 def remembered(number: signal.Signals, exception: type[BaseException]) -> Iterator[None]:
     """Lets a signal raise an exception for as long as the block takes, and remembers it until the block ends.
+
+    A handler of the program's own, set by Python's `signal`, is called first. One that is set within the block stays. A process that is
+    forked within the block does with the signal what it would have done without.
 
     Args:
         number: the signal.
@@ -26,36 +31,46 @@ def remembered(number: signal.Signals, exception: type[BaseException]) -> Iterat
     process = os.getpid()
 
     def act(_: int, frame: FrameType | None) -> None:
-        if os.getpid() == process:  # and not in a worker of a loader, which is forked with this handler
-            _pending.append(exception)
-            if is_delicate(frame):
-                return
-        raise exception
+        if os.getpid() != process:
+            signal.signal(number, before)
+            signal.raise_signal(number)
+            return
+        if callable(before) and before is not signal.default_int_handler:
+            before(number, frame)
+        _pending.append(exception)
+        if not is_delicate(frame):
+            raise exception
 
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(number) is None:
+    before = signal.getsignal(number)
+    if threading.current_thread() is not threading.main_thread() or before is None:
         yield
         return
-    before = signal.signal(number, act)
+    signal.signal(number, act)
     try:
         yield
     finally:
-        signal.signal(number, before)
-        _pending.clear()
+        if signal.getsignal(number) is act:
+            signal.signal(number, before)
+        came = exception in _pending
+        _pending[:] = [other for other in _pending if other is not exception]
+    if came:
+        raise exception
 
 
 def is_delicate(frame: FrameType | None) -> bool:
-    """Returns whether an exception must not be raised at a place: in logging, or while a process is forked.
+    """Returns whether an exception must not be raised at a place: in logging, in a handler of ours or Lightning's, or in a fork.
 
     Python takes logging's lock before a fork and lets go of it afterwards, in a hook whose exceptions it swallows. One that a signal raises
     there is lost, and the lock is held for ever, for which every other thread then waits. What is called from there is as delicate: the
-    handler of another signal, say torch's for workers that end.
+    handler of another signal, say torch's for workers that end. A handler of another signal that doesn't come to its end loses that one.
     """
     if frame is None:
         return True
     while frame is not None:
-        if frame.f_code.co_filename == logging.__file__:
+        code = frame.f_code
+        if code.co_filename in _DELICATE or (code.co_filename == __file__ and code.co_name == "act"):
             return True
-        if frame.f_code.co_filename == popen_fork.__file__ and frame.f_code.co_name == "_launch":
+        if code.co_filename == popen_fork.__file__ and code.co_name == "_launch":
             return getattr(frame.f_locals.get("self"), "pid", None) != 0  # and not in the child, which lives below it
         frame = frame.f_back
     return False

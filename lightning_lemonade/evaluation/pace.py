@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -88,7 +89,7 @@ def measure(evaluator: Evaluator, task: str, spec: GraphSpec, where: Mapping[str
     try:
         with quiet(), seeded(derived_seed(evaluator.seed, "plan")), as_sent():
             return _measured(evaluator, task, with_outputs(spec, data.outputs), data, _arguments(evaluator, where))
-    except (ConfigurationError, DataError, ObjectiveError):
+    except (ConfigurationError, DataError, ObjectiveError, SIGTERMException):
         raise
     except (Exception, SystemExit) as error:
         failure = failure_of(error)

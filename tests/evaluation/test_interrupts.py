@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_lemonade.evaluation.interrupts import as_sent, raise_pending, remembered
 from lightning_lemonade.evaluation.limit import OutOfTime, TimeLimit
@@ -93,6 +94,83 @@ def test_an_interruption_is_raised_as_what_it_was(swallows):
     with pytest.raises(KeyboardInterrupt), remembered(signal.SIGINT, KeyboardInterrupt), as_sent():
         interrupted()
     raise_pending()  # nothing is left
+
+
+def in_logging(action):
+    """Does something while Python logs."""
+    logger = logging.getLogger(__name__)
+
+    def do(_):
+        action()
+        return True
+
+    logger.addFilter(do)
+    try:
+        logger.error("this is told")
+    finally:
+        logger.removeFilter(do)
+
+
+def test_what_comes_while_python_logs_is_raised_at_the_end_at_the_latest():
+    ended = []
+    with pytest.raises(KeyboardInterrupt), remembered(signal.SIGINT, KeyboardInterrupt):  # noqa: PT012 (the end of the block raises)
+        with pytest.raises(SIGTERMException), remembered(signal.SIGTERM, SIGTERMException):  # noqa: PT012
+            in_logging(lambda: (signal.raise_signal(signal.SIGINT), signal.raise_signal(signal.SIGTERM)))
+            ended.append("inner")
+        ended.append("outer")
+    assert ended == ["inner", "outer"]
+    raise_pending()  # nothing is left
+
+
+@pytest.fixture
+def handler():
+    """What SIGTERM does beforehand, which a test may change."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_the_handlers_of_a_program_are_called_and_stay(handler):
+    called = []
+
+    def own(number, frame):
+        called.append(number)
+
+    signal.signal(signal.SIGTERM, own)
+    with pytest.raises(SIGTERMException), remembered(signal.SIGTERM, SIGTERMException):
+        signal.raise_signal(signal.SIGTERM)
+    assert called == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is own
+    with remembered(signal.SIGTERM, SIGTERMException):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+
+def test_a_handler_comes_to_its_end_before_the_time_does(handler):
+    """Else the signal would be lost, and the child would count as one that took too long."""
+
+    def own(*_):
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end:
+            pass
+
+    signal.signal(signal.SIGTERM, own)
+    with pytest.raises(SIGTERMException), remembered(signal.SIGTERM, SIGTERMException), TimeLimit(0.1).running():  # noqa: PT012
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(60)
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIG_DFL, -signal.SIGTERM), (signal.SIG_IGN, 3)])
+def test_a_forked_process_does_with_a_signal_what_it_would_have_done(handler, kind, code):
+    signal.signal(signal.SIGTERM, kind)
+    with remembered(signal.SIGTERM, SIGTERMException):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
 
 
 def test_other_threads_leave_signals_alone():

@@ -53,7 +53,7 @@ def test_a_ladder_spreads_its_sizes():
 def test_the_short_form_compares_every_kind_of_method(tmp_path):
     methods = ["ours", "unscreened", "scratch-1", "uniform", "random-1", "nsga2-1", "sms-emoa-1", "ladder-1"]
     out = tmp_path / "points.csv"
-    command = ["bench_search.py", "--data=digits", "--minutes=0.01", "--seeds=0", f"--out={out}", "--methods", *methods]
+    command = ["bench_search.py", "--data=digits", "--minutes=0.03", "--seeds=0", f"--out={out}", "--methods", *methods]
     done = programs.run_script(*command)
     assert done.returncode == 0, done.stderr[-2000:]
     for method in methods:
@@ -61,6 +61,9 @@ def test_the_short_form_compares_every_kind_of_method(tmp_path):
         assert f",{method},0," in out.read_text()
     assert "error reference 0.3" in done.stdout
     assert programs.run_script(*command).stdout == done.stdout
+    short = programs.run_script("bench_search.py", "--data=digits", "--minutes=0.0001", "--seeds=0", "--methods", "ladder-1")
+    assert short.returncode == 1
+    assert "seed 0 ladder-1: no network was trained in 0.0001 minutes: give more" in short.stderr
     other = programs.run_script(*command, "--epochs", "2")
     assert other.returncode == 1
     assert "give another file" in other.stderr

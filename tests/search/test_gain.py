@@ -62,14 +62,20 @@ def test_the_model_learns_what_widening_does():
 
 def test_without_families_the_model_is_a_prior():
     parent = member(0, 9, 0.09)  # a tenth of the bounds' span
-    children = [proposal(parent, 18), proposal(parent, 4), proposal(parent, 9, exact=True)]
-    mean, worse = predicted(model_of([]), parent, children, [3, 3, 1])
-    lost = [np.log(children[1].spec.parameter_count / parent.spec.parameter_count), np.log(children[1].spec.macs / parent.spec.macs)]
+    children = [proposal(parent, 18), proposal(parent, 4), proposal(parent, 9, exact=True), proposal(parent, 18, exact=True)]
+    mean, worse = predicted(model_of([]), parent, children, [3, 3, 1, 1])
+    _, lost, _, gained = (
+        [np.log(child.spec.parameter_count / parent.spec.parameter_count), np.log(child.spec.macs / parent.spec.macs)] for child in children
+    )
     constant, lost_params, _, lost_macs, *_ = PRIOR[False]
-    changes = np.array([constant, constant + lost_params * lost[0] + lost_macs * lost[1], PRIOR[True][-1] * (1 / 4) ** 2])
+    _, _, gained_params, _, gained_macs, *_, trained_on = PRIOR[True]
+    on = trained_on * (1 / 4) ** 2
+    approximate = [constant, constant + lost_params * lost[0] + lost_macs * lost[1]]
+    changes = np.array([*approximate, on, on + gained_params * gained[0] + gained_macs * gained[1]])
     assert mean == pytest.approx(0.9 * (np.exp(np.log(0.1 + LEAST) + changes) - LEAST), rel=0.01)
     spreads = np.log((worse / 0.9 + LEAST) / (mean / 0.9 + LEAST))
-    assert (spreads > [PRIOR_SPREADS[False]] * 2 + [PRIOR_SPREADS[True]]).all()
+    assert (spreads > [PRIOR_SPREADS[False]] * 2 + [PRIOR_SPREADS[True]] * 2).all()
+    assert mean[3] < mean[2]  # the larger of two that are trained as long ends better
 
 
 @pytest.mark.parametrize("exact", [True, False])
