@@ -501,8 +501,10 @@ LemonadeTrainer(run_dir="run", **json.loads(sys.argv[1])).search(Terminated())
 """
 
 
-@pytest.mark.parametrize("phase", ["fit", "validate"])
-@pytest.mark.parametrize("handler", ["default", "ignored", "its own"])
+@pytest.mark.parametrize(
+    ("phase", "handler"),
+    [("fit", "default"), ("validate", "default"), ("fit", "its own"), ("validate", "its own"), ("validate", "ignored")],
+)
 def test_a_sigterm_ends_a_program_whatever_it_does_with_it(tmp_path, phase, handler):
     done = program(tmp_path, TERMINATED, json.dumps(TINY), phase, handler)
     assert done.returncode == 143, done.stdout + done.stderr
