@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from pytorch_lightning.trainer.connectors.signal_connector import _HandlersCompose
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_lemonade.evaluation.interrupts import as_sent, raise_pending, remembered
@@ -140,6 +141,9 @@ def test_the_handlers_of_a_program_are_called_and_stay(handler):
     with pytest.raises(SIGTERMException), remembered(signal.SIGTERM, SIGTERMException):
         signal.raise_signal(signal.SIGTERM)
     assert called == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is own
+    with remembered(signal.SIGTERM, SIGTERMException):
+        signal.signal(signal.SIGTERM, _HandlersCompose([signal.getsignal(signal.SIGTERM)]))  # left by a training
     assert signal.getsignal(signal.SIGTERM) is own
     with remembered(signal.SIGTERM, SIGTERMException):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
