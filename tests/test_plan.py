@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_lemonade import LemonadeTrainer, RayExecutor, cli
 from lightning_lemonade.callback import SearchCallback
@@ -279,3 +281,16 @@ def test_torchrun_prints_one_plan(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("dry run: ") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["lemonade.py"]
+
+
+def test_a_sigterm_ends_it_and_is_no_failure_of_the_network():
+    class Told(DigitsDataModule):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            signal.raise_signal(signal.SIGTERM)
+            return super().on_after_batch_transfer(batch, dataloader_idx)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SIGTERMException) as told:
+        LemonadeTrainer(max_generations=1, accelerator="cpu").plan(Told())
+    assert told.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
