@@ -286,7 +286,8 @@ def test_torchrun_prints_one_plan(tmp_path):
 def test_a_sigterm_ends_it_and_is_no_failure_of_the_network():
     class Told(DigitsDataModule):
         def on_after_batch_transfer(self, batch, dataloader_idx):
-            signal.raise_signal(signal.SIGTERM)
+            if self.trainer is not None and self.trainer.training:
+                signal.raise_signal(signal.SIGTERM)
             return super().on_after_batch_transfer(batch, dataloader_idx)
 
     before = signal.getsignal(signal.SIGTERM)
