@@ -66,6 +66,8 @@ class Forked:
             os.close(end)
         sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if callable(signal.getsignal(signal.SIGTERM)):  # Ray leaves one behind, and this is another program
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.chdir(cwd)
         if start_new_session:
             os.setsid()

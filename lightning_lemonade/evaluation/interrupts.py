@@ -14,15 +14,16 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 INTERRUPTS = (KeyboardInterrupt, SIGTERMException)
 _DELICATE = (logging.__file__, signal_connector.__file__)
-_pending: list[type[BaseException]] = []
+_pending: list[BaseException] = []
 
 
 @contextmanager
 def remembered(number: signal.Signals, exception: type[BaseException]) -> Iterator[None]:
     """Lets a signal raise an exception for as long as the block takes, and remembers it until the block ends.
 
-    A handler of the program's own, set by Python's `signal`, is called first. One that is set within the block stays. A process that is
-    forked within the block does with the signal what it would have done without.
+    A handler of the program's own, set by Python's `signal`, is called first; what it raises (Ray's raises a SystemExit with the signal's
+    number as code) is the exception's cause, and not raised itself. One that is set within the block stays. A process that is forked within
+    the block does with the signal what it would have done without.
 
     Args:
         number: the signal.
@@ -35,11 +36,15 @@ def remembered(number: signal.Signals, exception: type[BaseException]) -> Iterat
             signal.signal(number, before)
             signal.raise_signal(number)
             return
+        told = exception()
         if callable(before) and before is not signal.default_int_handler:
-            before(number, frame)
-        _pending.append(exception)
+            try:
+                before(number, frame)
+            except BaseException as error:  # it would get lost where the frame is delicate, and be a child's failure elsewhere
+                told.__cause__ = error
+        _pending.append(told)
         if not is_delicate(frame):
-            raise exception
+            raise told
 
     before = signal.getsignal(number)
     if threading.current_thread() is not threading.main_thread() or before is None:
@@ -52,10 +57,10 @@ def remembered(number: signal.Signals, exception: type[BaseException]) -> Iterat
         now = signal.getsignal(number)
         if now is act or type(now).__module__ == signal_connector.__name__:  # Lightning's stays where its own clean up is interrupted
             signal.signal(number, before)
-        came = exception in _pending
-        _pending[:] = [other for other in _pending if other is not exception]
+        came = [told for told in _pending if type(told) is exception]
+        _pending[:] = [told for told in _pending if type(told) is not exception]
     if came:
-        raise exception
+        raise came[-1]
 
 
 def is_delicate(frame: FrameType | None) -> bool:
@@ -81,6 +86,17 @@ def raise_pending() -> None:
     """Raises what a signal has raised and somebody swallowed."""
     if _pending:
         raise _pending[-1]
+
+
+@contextmanager
+def kept(number: signal.Signals) -> Iterator[None]:
+    """Gives a signal its handler back after the block: what Ray sets for SIGTERM ends the process without a word."""
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(number, before)
 
 
 @contextmanager

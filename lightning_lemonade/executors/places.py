@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.accelerators import Accelerator, AcceleratorRegistry
 
 from lightning_lemonade.errors import ConfigurationError
+from lightning_lemonade.evaluation import kept
 from lightning_lemonade.executors.executor import Executor
 from lightning_lemonade.executors.inline import InlineExecutor
 from lightning_lemonade.executors.ray_executor import RayExecutor, _devices, _of_one_node, nodes_alive, room_for_children
@@ -222,7 +224,8 @@ def _nodes_of_cluster(address: str | None) -> tuple[list[Mapping[str, float]], s
     name = f"the Ray cluster {address!r}"
     try:
         _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+        with kept(signal.SIGTERM):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
         try:
             return nodes_alive(), name, []
         finally:

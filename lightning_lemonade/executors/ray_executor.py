@@ -7,7 +7,6 @@ import pickle
 import signal
 import socket
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_lemonade.beats import Beats
 from lightning_lemonade.errors import ConfigurationError, DataError, SearchError
-from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, Recipe
+from lightning_lemonade.evaluation import Evaluation, EvaluationRequest, Evaluator, Recipe, kept
 from lightning_lemonade.executors.executor import Executor, Request, Result
 from lightning_lemonade.ranks import Ranks, started_by_srun
 from lightning_lemonade.search import Failure, Outcome
@@ -217,15 +216,15 @@ class RayExecutor(Executor):
         if self._owned:
             if self.address is not None:
                 _check_reachable(self.address)
-            terminated = signal.getsignal(signal.SIGTERM)
             try:
-                ray.init(
-                    address=self.address or "local",
-                    namespace="lightning_lemonade",
-                    include_dashboard=None if self.address else False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
+                with kept(signal.SIGTERM):
+                    ray.init(
+                        address=self.address or "local",
+                        namespace="lightning_lemonade",
+                        include_dashboard=None if self.address else False,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                    )
             except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 answers = f"the Ray cluster {self.address!r} answers, but lets nobody in"
                 where = answers if self.address else "Ray can't start on this machine"
@@ -233,9 +232,6 @@ class RayExecutor(Executor):
                     f"{where}: {str(error).splitlines()[0] if str(error) else type(error).__name__}; if its token is what is missing: "
                     f"RAY_AUTH_MODE must be the same wherever Ray runs, and with `token` the token, too"
                 ) from error
-            finally:
-                if threading.current_thread() is threading.main_thread() and terminated is not None:
-                    signal.signal(signal.SIGTERM, terminated)  # Ray's own would end the process without a word
         self._connected = True
 
     def _gpus_of_a_child(self, arguments: Mapping[str, Any]) -> float:

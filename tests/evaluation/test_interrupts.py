@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -11,7 +12,7 @@ import pytest
 from pytorch_lightning.trainer.connectors.signal_connector import _HandlersCompose
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lightning_lemonade.evaluation.interrupts import as_sent, raise_pending, remembered
+from lightning_lemonade.evaluation.interrupts import as_sent, kept, raise_pending, remembered
 from lightning_lemonade.evaluation.limit import OutOfTime, TimeLimit
 
 
@@ -149,6 +150,26 @@ def test_the_handlers_of_a_program_are_called_and_stay(handler):
     with remembered(signal.SIGTERM, SIGTERMException):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+
+def test_what_a_handler_of_a_program_raises_is_the_cause(handler):
+    def own(number, frame):
+        sys.exit(number)
+
+    signal.signal(signal.SIGTERM, own)
+    for send in (lambda: signal.raise_signal(signal.SIGTERM), lambda: in_logging(lambda: signal.raise_signal(signal.SIGTERM))):
+        with pytest.raises(SIGTERMException) as told, remembered(signal.SIGTERM, SIGTERMException):
+            send()
+        assert type(told.value.__cause__) is SystemExit
+        assert told.value.__cause__.code == signal.SIGTERM
+    raise_pending()  # nothing is left
+
+
+def test_a_handler_is_kept(handler):
+    before = signal.getsignal(signal.SIGTERM)
+    with kept(signal.SIGTERM):
+        signal.signal(signal.SIGTERM, lambda *_: None)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_handler_comes_to_its_end_before_the_time_does(handler):
