@@ -120,6 +120,16 @@ def run(*arguments, **options):
     return ended(started(*arguments, **options))
 
 
+def run_ranks(*arguments, ranks=2):
+    """Returns what `run` would for each process of a program that is started so many times.
+
+    All begin at once, and as forks, where Lightning's launcher starts new interpreters after some seconds.
+    """
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks), "NODE_RANK": "0"}
+    started_ones = [started(*arguments, env=environment(**shared, LOCAL_RANK=str(rank))) for rank in range(ranks)]
+    return [ended(process) for process in started_ones]
+
+
 def torchrun(*arguments, nodes=1, node=0, port=None, per_node=2):
     return [
         *("-m", "torch.distributed.run", f"--nproc-per-node={per_node}", f"--nnodes={nodes}", f"--node-rank={node}"),

@@ -66,7 +66,8 @@ def test_however_the_processes_are_started_the_search_is_the_same(launched, two_
 def test_with_the_errors_of_one_device_the_search_takes_the_same_course(tmp_path):
     longer = {"max_generations": 4, "limit_train_batches": 5, "threads_per_child": 1}
     LemonadeTrainer(run_dir=tmp_path / "one", devices=1, **rank_modules.SMALL | longer).search(rank_modules.Odd())
-    found = results(processes.run(PROGRAM, "replay", tmp_path / "two", tmp_path / "one", json.dumps(longer)))
+    of_ranks = processes.run_ranks(PROGRAM, "replay", tmp_path / "two", tmp_path / "one", json.dumps(longer))
+    found = [one for done in of_ranks for one in results(done)]
     one, two = (History.open(tmp_path / name) for name in ("one", "two"))
     assert found[0]["trained"] == found[1]["trained"]
     assert [(c.parent, c.generation, c.mutations, c.hash) for c in one.candidates()] == [
@@ -109,7 +110,7 @@ def test_the_recorded_error_is_that_of_the_whole_split(launched):
 @pytest.fixture(scope="module")
 def wrong_on_one(tmp_path_factory):
     directory = tmp_path_factory.mktemp("wrong") / "run"
-    return directory, processes.run(PROGRAM, "wrong", directory)
+    return directory, processes.run_ranks(PROGRAM, "wrong", directory)
 
 
 def test_a_loss_that_is_nan_on_one_rank_fails_the_child_on_all(wrong_on_one):
@@ -118,9 +119,11 @@ def test_a_loss_that_is_nan_on_one_rank_fails_the_child_on_all(wrong_on_one):
 
 
 def test_a_rank_that_fails_alone_stops_the_search_instead_of_hanging(wrong_on_one):
-    assert wrong_on_one[1].returncode != 0
-    assert "lost the other ranks at candidate 2" in wrong_on_one[1].stderr
-    assert "this rank's own bug" in wrong_on_one[1].stderr
+    first, second = wrong_on_one[1]
+    assert first.returncode != 0
+    assert second.returncode != 0
+    assert "rank 0 can't go on: the process of rank 1 of this search has ended" in first.stderr
+    assert "rank 1 lost the other ranks at candidate 2 after it failed here with: RuntimeError: this rank's own bug" in second.stderr
 
 
 def killed(arguments, flag):

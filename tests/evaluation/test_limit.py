@@ -174,11 +174,7 @@ if __name__ == "__main__":
 def test_several_processes_stop_together_and_do_not_try_again(tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(textwrap.dedent(RANKS.format(here=str(Path(__file__).parent))))
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(processes.free_port())}
-    ranks = [  # started at once, where Lightning's launcher waits some seconds between the two
-        processes.started(script, env=processes.environment(**shared, LOCAL_RANK=str(rank))) for rank in range(2)
-    ]
-    printed = [processes.ended(rank) for rank in ranks]
+    printed = processes.run_ranks(script)
     assert [rank.returncode for rank in printed] == [0, 0], printed
     lines = sorted(line for rank in printed for line in rank.stdout.splitlines() if line.startswith("rank"))
     kinds = [line.split()[2] for line in lines]

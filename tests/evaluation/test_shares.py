@@ -135,10 +135,12 @@ def test_synchronised_batch_norms_keep_names_and_values():
 
 @pytest.fixture(scope="module")
 def two_ranks():
-    done = processes.run(shared_children.__file__)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = [json.loads(line.removeprefix("result ")) for line in done.stdout.splitlines() if line.startswith("result ")]
-    return sorted(found, key=lambda one: one["rank"])
+    found = []
+    for done in processes.run_ranks(shared_children.__file__):
+        assert done.returncode == 0, done.stderr[-3000:]
+        found += [json.loads(line.removeprefix("result ")) for line in done.stdout.splitlines() if line.startswith("result ")]
+    assert [one["rank"] for one in found] == [0, 1]
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from lightning_lemonade.morphisms import KINDS, InsertConvBlock, Mutation, State
 from lightning_lemonade.morphisms.state import descendants
 
 torch.set_num_threads(1)
-SLOW = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+SLOW = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -87,7 +87,7 @@ def test_chains_of_mutations(spec: GraphSpec, seed: int) -> None:
         spec, state = child, weights
 
 
-@settings(SLOW, max_examples=40)
+@settings(SLOW, max_examples=20)
 @given(specs(max_steps=14), seeds)
 def test_every_site_can_be_rewritten(spec: GraphSpec, seed: int) -> None:
     rng = random.Random(seed)
