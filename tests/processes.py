@@ -120,14 +120,23 @@ def run(*arguments, **options):
     return ended(started(*arguments, **options))
 
 
-def run_ranks(*arguments, ranks=2):
+def run_ranks(*arguments, ranks=2, like_torchrun=False, **options):
     """Returns what `run` would for each process of a program that is started so many times.
 
-    All begin at once, and as forks, where Lightning's launcher starts new interpreters after some seconds.
+    All begin at once, and as forks, where launchers start new interpreters, some of them after some seconds.
+
+    Args:
+        arguments: the program, and its arguments.
+        ranks: how many processes.
+        like_torchrun: whether they find what torchrun tells its processes, in place of the least that Lightning asks for.
+        options: as `started` takes them.
     """
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks), "NODE_RANK": "0"}
-    started_ones = [started(*arguments, env=environment(**shared, LOCAL_RANK=str(rank))) for rank in range(ranks)]
-    return [ended(process) for process in started_ones]
+    if like_torchrun:
+        shared |= {"GROUP_RANK": "0", "LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "none"}
+    own = [{"LOCAL_RANK": str(rank)} | ({"RANK": str(rank)} if like_torchrun else {}) for rank in range(ranks)]
+    processes = [started(*arguments, env=environment(**shared, **names), **options) for names in own]
+    return [ended(process) for process in processes]
 
 
 def torchrun(*arguments, nodes=1, node=0, port=None, per_node=2):

@@ -3,11 +3,10 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -272,14 +271,13 @@ def test_only_rank_0_of_a_launcher_plans(names, prints, capsys, monkeypatch):
     assert not torch.distributed.is_initialized()
 
 
-def test_torchrun_prints_one_plan(tmp_path):
+def test_the_processes_of_torchrun_print_one_plan(tmp_path):
     script = tmp_path / "lemonade.py"
     script.write_text("import sys; from lightning_lemonade.cli import main; sys.exit(main())")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     arguments = ["search", "--dry_run", "--devices", "2", "--strategy", "ddp", "--accelerator", "cpu", "--run_dir", "run"]
-    done = subprocess.run([*launcher, *arguments], check=False, capture_output=True, text=True, timeout=500, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("dry run: ") == 1
+    done = processes.run_ranks(script, *arguments, like_torchrun=True, cwd=tmp_path)
+    assert [rank.returncode for rank in done] == [0, 0], done
+    assert "".join(rank.stdout for rank in done).count("dry run: ") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["lemonade.py"]
 
 
