@@ -84,12 +84,18 @@ class _Gain:
         costs = self._costs(proposals)
         left = list(range(len(proposals)))
         chosen: list[int] = []
+        gains = np.full(len(proposals), np.inf)  # at most: a larger front leaves no more to gain
         while left and len(chosen) < count:
-            before = self._volume(front)
-            gains = np.array([self._gain(front, before, outlooks[i]) / costs[i] for i in left])
-            if not gains.max() > 0:
+            before, most = self._volume(front), 0.0
+            for i in sorted(left, key=lambda i: -gains[i]):
+                if gains[i] < most:  # and so are all that follow
+                    break
+                gains[i] = self._gain(front, before, outlooks[i]) / costs[i]
+                most = max(most, gains[i])
+            if not most > 0:
                 return chosen + [left[i] for i in self.density.accept([proposals[i] for i in left], count - len(chosen), rng)]
-            best = left.pop(int(rng.choice(np.flatnonzero(gains == np.max(gains)))))
+            best = int(rng.choice([i for i in left if gains[i] == most]))
+            left.remove(best)
             chosen.append(best)
             front = np.vstack([front, outlooks[best][_MIDDLE]])
         return chosen

@@ -214,6 +214,22 @@ def test_a_second_child_counts_the_first_as_if_it_were_there():
     assert fitted([weak, strong], known, underway=[unexpected]).accept(twins_and_another, 1, rng)[0] in (0, 1)
 
 
+def test_those_are_accepted_that_gain_most_one_after_the_other():
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        population = [member(i, int(rng.integers(4, 60)), float(rng.uniform(0.05, 0.5))) for i in range(12)]
+        proposals = [proposal(population[i], int(rng.integers(4, 60))) for i in rng.integers(12, size=24)]
+        sampling = fitted(population, families(20, lambda factor: 0.9 / factor**0.3))
+        accepted = sampling.accept(proposals, 6, np.random.default_rng(1))
+        front, outlooks, costs = sampling._front(), sampling._outlooks(proposals), sampling._costs(proposals)
+        for count, one in enumerate(accepted):
+            before = sampling._volume(front)
+            gains = [sampling._gain(front, before, outlook) / cost for outlook, cost in zip(outlooks, costs, strict=True)]
+            assert gains[one] == pytest.approx(max(gain for i, gain in enumerate(gains) if i not in accepted[:count]), rel=1e-9)
+            front = np.vstack([front, outlooks[one][len(outlooks[one]) // 2]])
+        assert len(set(accepted)) == 6
+
+
 def test_no_proposals_give_no_children():
     assert fitted([member(0, 8, 0.5)]).accept([], 3, np.random.default_rng(0)) == []
     assert len(fitted([member(0, 8, 0.5)]).accept([proposal(member(0, 8, 0.5), 9)], 3, np.random.default_rng(0))) == 1
