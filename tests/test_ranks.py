@@ -126,11 +126,11 @@ def test_a_rank_that_fails_alone_stops_the_search_instead_of_hanging(wrong_on_on
     assert "rank 1 lost the other ranks at candidate 2 after it failed here with: RuntimeError: this rank's own bug" in second.stderr
 
 
-def killed(arguments, flag):
+def killed(arguments, flag, run=processes.run):
     """Returns what a program said after one of its processes was killed; it and all others have ended soon."""
-    process = processes.started(*arguments, start_new_session=True)
-    done = processes.ended(process)
+    done = run(*arguments, start_new_session=True)
     seconds = time.time() - float(Path(flag).read_text())
+    done = done[0] if isinstance(done, list) else done
     assert done.returncode != 0
     sys.stdout.write(f"all had ended after {seconds:.1f} s\n")
     assert seconds < 60
@@ -139,8 +139,8 @@ def killed(arguments, flag):
 
 def resumed(arguments, run_dir):
     assert History.open(run_dir).status != "finished"
-    done = processes.run(*arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
+    for done in processes.run_ranks(*arguments):
+        assert done.returncode == 0, done.stderr[-3000:]
     history = History.open(run_dir)
     assert history.status == "finished"
     assert all(candidate.state == "evaluated" for candidate in history.candidates())
@@ -162,7 +162,7 @@ def test_a_process_that_is_killed_under_torchrun_ends_the_search(tmp_path):
 
 def test_a_process_that_is_killed_while_rank_0_proposes_ends_the_search(tmp_path):
     flag = tmp_path / "flag"
-    done = killed((PROGRAM, "proposing", tmp_path / "run", flag), flag)
+    done = killed((PROGRAM, "proposing", tmp_path / "run", flag), flag, processes.run_ranks)
     assert "error: rank 0 can't go on: the process of rank 1" in done.stderr
 
 
