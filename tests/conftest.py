@@ -18,9 +18,10 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_collection_modifyitems(items):
-    """Files are shared out in their order: begun last, those whose tests wait for other processes would leave all but one core idle."""
-    longest = ("test_ray_executor.py", "test_ranks.py", "test_chaos.py", "test_compare_ranks.py", "test_bench_morphisms.py")
-    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+    """Files are shared out in their order: the longest first, or one of them would keep one core busy at the end while the others idle."""
+    longest = "ray_executor resume trainer ranks morphisms polish asynchronous chaos compare_ranks properties plan bench_morphisms"
+    order = {f"test_{name}.py": place for place, name in enumerate(longest.split())}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="module", autouse=True)
