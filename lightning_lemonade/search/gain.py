@@ -19,9 +19,9 @@ LEAST = 0.01
 """Of what the bounds span, added before logarithms are taken: what is nearly perfect would make any change enormous."""
 USUAL = log(0.1)
 """The logarithm that the parent's is compared with, so that the prior's constant is for such a one."""
-PRIOR = {True: np.array([0, 0, -0.03, 0, -0.03, 0, 0, -0.3]), False: np.array([0.04, -0.05, 0, -0.1, 0, 0, 0, 0])}
+PRIOR = {True: np.array([0, 0, -0.03, 0, -0.03, 0, 0, -0.3]), False: np.array([0.03, -0.035, 0, -0.07, 0, 0, 0, 0])}
 """Weights of the features (see `_features`) before there are families to learn from: of what begins as its parent, and of what doesn't."""
-PRIOR_SPREADS = {True: 0.03, False: 0.1}
+PRIOR_SPREADS = {True: 0.02, False: 0.04}
 """What is left unexplained then."""
 FREEDOM = {True: np.array([1, 1, 1, 1, 1, 1, 0.5, 10]), False: np.array([1, 1, 1, 1, 1, 1, 0.5, 3])}
 """How far each weight may be from its prior, in units of what is left unexplained."""
@@ -67,10 +67,11 @@ class _Gain:
                 knowledge.bounds[key],
                 inherits=knowledge.inherits,
                 started=key == knowledge.begun_as,
-                epochs=knowledge.epochs,
             )
             for key in trained
         }
+        screens = knowledge.begun_as is not None and bool(knowledge.measured) and knowledge.inherits
+        self.trained_share = self.models[knowledge.begun_as].trained_share if screens else 1.0  # type: ignore[index]
         self.costs = CostModel(knowledge.measured)
 
     def parents(self) -> Array:
@@ -81,7 +82,7 @@ class _Gain:
             return []
         front = self._front()
         outlooks = self._outlooks(proposals)
-        costs = self._costs(proposals)
+        worths = self._worths(proposals)
         left = list(range(len(proposals)))
         chosen: list[int] = []
         gains = np.full(len(proposals), np.inf)  # at most: a larger front leaves no more to gain
@@ -90,7 +91,7 @@ class _Gain:
             for i in sorted(left, key=lambda i: -gains[i]):
                 if gains[i] < most:  # and so are all that follow
                     break
-                gains[i] = self._gain(front, before, outlooks[i]) / costs[i]
+                gains[i] = self._gain(front, before, outlooks[i]) * worths[i]
                 most = max(most, gains[i])
             if not most > 0:
                 return chosen + [left[i] for i in self.density.accept([proposals[i] for i in left], count - len(chosen), rng)]
@@ -103,7 +104,7 @@ class _Gain:
     def expected(self, proposals: Sequence[Proposal]) -> list[Expected]:
         if not proposals:
             return []
-        outlooks = self._outlooks(proposals)
+        outlooks = self._outlooks(proposals, measured=True)
         middles = outlooks[:, _MIDDLE]
         spreads = (outlooks[:, _MIDDLE + 1] - outlooks[:, _MIDDLE - 1]) / (_NODES[_MIDDLE + 1] - _NODES[_MIDDLE - 1])
         places = {key: i for i, key in enumerate(self.known.keys) if key in self.models}
@@ -126,8 +127,8 @@ class _Gain:
             return None
         front = self._front()
         before = self._volume(front)
-        [outlook], [cost] = self._outlooks([proposal]), self._costs([proposal])
-        wanted = self._gain(front, before, outlook) * max(0.0, 1 - self.known.overhead / cost)
+        [outlook], [cost], [worth] = self._outlooks([proposal]), self._costs([proposal]), self._worths([proposal])
+        wanted = self._gain(front, before, outlook) * worth * max(0.0, cost - self.known.overhead)
         parent, column = self.members[proposal.parent], self.known.keys.index(key)  # type: ignore[index]  # it has one
 
         def is_worth(start: float) -> bool:
@@ -157,15 +158,24 @@ class _Gain:
         costs = self.costs.predict([proposal.spec for proposal in proposals]) * epochs
         return np.asarray(costs + self.known.overhead if self.known.measured else costs)
 
-    def _outlooks(self, proposals: Sequence[Proposal]) -> Array:
-        """Returns points that each proposal may reach, at the nodes of the quadrature: (proposals, nodes, objectives)."""
+    def _worths(self, proposals: Sequence[Proposal]) -> Array:
+        """Returns what a gain of each, once trained, counts for: the share of its like that is trained, over seconds; (proposals,)."""
+        costs, share = self._costs(proposals), np.ones(len(proposals))
+        share[[not self.known.is_exact(proposal) for proposal in proposals]] = self.trained_share
+        return np.asarray(share / (share * costs + (1 - share) * self.known.overhead))
+
+    def _outlooks(self, proposals: Sequence[Proposal], *, measured: bool = False) -> Array:
+        """Returns points that each proposal may reach, or where it may be measured, at the nodes of the quadrature.
+
+        Their shape is (proposals, nodes, objectives).
+        """
         parents = [self.members[proposal.parent] for proposal in proposals]  # type: ignore[index]  # starting networks aren't chosen among
         specs, exact = [proposal.spec for proposal in proposals], [self.known.is_exact(proposal) for proposal in proposals]
         epochs = [self.known.epochs_of(proposal) for proposal in proposals]
         points = np.empty((len(proposals), len(_NODES), len(self.known.keys)))
         for column, key in enumerate(self.known.keys):
             if key in self.models:
-                points[:, :, column] = self.models[key].predict(parents, specs, exact, epochs, _NODES)
+                points[:, :, column] = self.models[key].predict(parents, specs, exact, epochs, _NODES, measured=measured)
             else:
                 points[:, :, column] = np.array([proposal.values[key] for proposal in proposals])[:, None]
         return points
@@ -194,9 +204,11 @@ class ChangeModel:
         key: the objective's.
         bounds: the objective's, of the hypervolume.
         inherits: whether children inherit their parent's weights, and so its epochs.
-        started: whether the value of a child before its training is known (`Outline.start`). Children that weren't trained for it then
-            count as what is predicted from it: without them, only those that began well would be learnt from.
-        epochs: that these would have been trained.
+        started: whether the value of a child before its training is known (`Outline.start`). Children that weren't trained for it are
+            left out: what is predicted is how those end that are trained.
+
+    Attributes:
+        trained_share: of the approximations.
     """
 
     def __init__(
@@ -207,7 +219,6 @@ class ChangeModel:
         *,
         inherits: bool = True,
         started: bool = False,
-        epochs: int = 1,
     ) -> None:
         self.key, self.inherits = key, inherits
         self._low, self._span = bounds[0], bounds[1] - bounds[0]
@@ -216,14 +227,10 @@ class ChangeModel:
         exact, approximate = ([each for each in trained if each[1].exact == kind] for kind in (True, False))
         begun = [each for each in approximate if started and each[1].start is not None]
         self._begun = self._fitted(begun, [self._change(*each[:2]) for each in begun], *STARTED, [self._gap(*each[:2]) for each in begun])
-        left = [
-            (*family, epochs) for family, spent in zip(families, own, strict=True) if started and not spent and family[1].start is not None
-        ]
-        guessed, unsure = self._begun.predict(self._table(left, [self._gap(*each[:2]) for each in left], len(STARTED[0])))
-        changes = [*(self._change(*each[:2]) for each in approximate), *guessed]
+        self.trained_share = (PRIOR_FAMILIES + len(approximate)) / (PRIOR_FAMILIES + len(approximate) + len(families) - len(trained))
         self._models = {
-            True: self._fitted(exact, [self._change(*each[:2]) for each in exact], PRIOR[True], FREEDOM[True], PRIOR_SPREADS[True]),
-            False: self._fitted([*approximate, *left], changes, PRIOR[False], FREEDOM[False], PRIOR_SPREADS[False], unsure=unsure),
+            kind: self._fitted(known, [self._change(*each[:2]) for each in known], PRIOR[kind], FREEDOM[kind], PRIOR_SPREADS[kind])
+            for kind, known in ((True, exact), (False, approximate))
         }
 
     def predict(
@@ -234,8 +241,13 @@ class ChangeModel:
         epochs: Sequence[int],
         nodes: Array,
         starts: Sequence[float] | None = None,
+        *,
+        measured: bool = False,
     ) -> Array:
         """Returns values that each child may have: (children, nodes).
+
+        How those that begin as their parent vary around what is expected of them is mostly the luck of a finite validation split, and
+        nothing is gained by choosing for it. So as much variance is left out, for the others, too.
 
         Args:
             parents: of the children.
@@ -244,18 +256,20 @@ class ChangeModel:
             epochs: that each will train, all tasks together.
             nodes: how many standard deviations above what is expected.
             starts: what each is before its training, where that is known; then none may be exact.
+            measured: whether to tell what is measured of it, with luck, in place of what it is.
         """
+        luck = 0.0 if measured else self._models[True].variance
         outlines = [member.outline for member in parents]
         features = np.array([self._features(*each) for each in zip(outlines, specs, epochs, strict=True)])
         levels = np.array([self._level(outline.values[self.key]) for outline in outlines])[:, None] + np.zeros(len(nodes))
         if starts is not None:
             gaps = np.array([[self._level(start)] for start in starts]) - levels[:, :1]
-            change, spread = self._begun.predict(np.hstack([features, gaps]))
+            change, spread = self._begun.predict(np.hstack([features, gaps]), luck)
             levels += change[:, None] + spread[:, None] * nodes
             return self._values(levels)
         for kind in set(exact):
             rows = np.array(exact) == kind
-            change, spread = self._models[kind].predict(features[rows])
+            change, spread = self._models[kind].predict(features[rows], luck)
             levels[rows] += change[:, None] + spread[:, None] * nodes
         return self._values(levels)
 
@@ -270,9 +284,8 @@ class ChangeModel:
         freedom: Array,
         spread: float,
         gaps: Sequence[float] = (),
-        unsure: Sequence[float] | Array = (),
     ) -> "_Regression":
-        return _Regression(self._table(families, gaps, len(prior)), np.array(changes), prior, freedom, spread, unsure)
+        return _Regression(self._table(families, gaps, len(prior)), np.array(changes), prior, freedom, spread)
 
     def _table(self, families: Sequence[_Family], gaps: Sequence[float], width: int) -> Array:
         """Returns the features of families, gaps behind them: (families, width)."""
@@ -308,20 +321,18 @@ class ChangeModel:
 
 
 class _Regression:
-    """Linear regression whose weights and spread have a prior, in closed form; `unsure` are the spreads of changes that are predicted."""
+    """Linear regression whose weights and spread have a prior, in closed form."""
 
-    def __init__(
-        self, features: Array, changes: Array, prior: Array, freedom: Array, spread: float, unsure: Sequence[float] | Array = ()
-    ) -> None:
+    def __init__(self, features: Array, changes: Array, prior: Array, freedom: Array, spread: float) -> None:
         self._prior = prior
         surprises = changes - features @ self._prior
         projected = features.T @ surprises
         self._covariance = np.linalg.inv(np.diag(freedom**-2.0) + features.T @ features)  # in units of the spread
         self._weights = self._covariance @ projected
-        squares = PRIOR_FAMILIES * spread**2 + surprises @ surprises - projected @ self._weights + np.square(unsure).sum()
-        self._variance = squares / (PRIOR_FAMILIES + len(surprises))
+        squares = PRIOR_FAMILIES * spread**2 + surprises @ surprises - projected @ self._weights
+        self.variance = float(squares) / (PRIOR_FAMILIES + len(surprises))
 
-    def predict(self, features: Array) -> tuple[Array, Array]:
-        """Returns expected changes and their standard deviations: (n,), (n,)."""
+    def predict(self, features: Array, luck: float = 0.0) -> tuple[Array, Array]:
+        """Returns expected changes and their standard deviations, without a variance that is luck: (n,), (n,)."""
         uncertain = np.einsum("ij,jk,ik->i", features, self._covariance, features)
-        return features @ (self._prior + self._weights), np.sqrt(self._variance * (1 + uncertain))
+        return features @ (self._prior + self._weights), np.sqrt(self.variance * uncertain + max(0.0, self.variance - luck))
