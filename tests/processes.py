@@ -12,7 +12,17 @@ import traceback
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-OF_LAUNCHERS = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+OF_LAUNCHERS = (
+    "LOCAL_RANK",
+    "RANK",
+    "WORLD_SIZE",
+    "NODE_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_RUN_ID",
+    "GROUP_RANK",
+    "LOCAL_WORLD_SIZE",
+)
 
 
 def environment(**more):
@@ -93,7 +103,7 @@ class Forked:
 
     def kill(self):
         os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
 
 
 def started(*arguments, **options):
@@ -136,7 +146,12 @@ def run_ranks(*arguments, ranks=2, like_torchrun=False, **options):
         shared |= {"GROUP_RANK": "0", "LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "none"}
     own = [{"LOCAL_RANK": str(rank)} | ({"RANK": str(rank)} if like_torchrun else {}) for rank in range(ranks)]
     processes = [started(*arguments, env=environment(**shared, **names), **options) for names in own]
-    return [ended(process) for process in processes]
+    try:
+        return [ended(process) for process in processes]
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                process.kill()
 
 
 def torchrun(*arguments, nodes=1, node=0, port=None, per_node=2):

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,24 @@ def test_a_cluster_without_gpus(monkeypatch):
     found = places_of(RayExecutor(address="auto"), {"accelerator": "gpu"}, 1)
     assert (found.accelerator, found.slots) == ("cuda", 1)
     assert "has no GPU: there a search would refuse" in found.notes[0]
+
+
+def test_ray_leaves_no_handler_behind(monkeypatch):
+    import ray
+
+    def init(**_):
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        raise ConnectionError("it lets nobody in")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray, "init", init)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert "it lets nobody in" in str(places._nodes_of_cluster(address))
+        assert signal.getsignal(signal.SIGTERM) == before
+        with pytest.raises(ConfigurationError, match="it lets nobody in"):
+            RayExecutor(address=address)._connect()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_cluster_that_is_not_reached(monkeypatch):

@@ -498,7 +498,7 @@ class Terminated(DigitsDataModule):
 def own(number, frame):  # as Ray's does
     print("my own")
     sys.exit(number)
-handlers = {"default": signal.SIG_DFL, "ignored": signal.SIG_IGN, "its own": own}
+handlers = {"default": signal.SIG_DFL, "ignored": signal.SIG_IGN, "its own": lambda *_: print("my own"), "raising": own}
 signal.signal(signal.SIGTERM, handlers[sys.argv[3]])
 LemonadeTrainer(run_dir="run", **json.loads(sys.argv[1])).search(Terminated())
 """
@@ -506,13 +506,13 @@ LemonadeTrainer(run_dir="run", **json.loads(sys.argv[1])).search(Terminated())
 
 @pytest.mark.parametrize(
     ("phase", "handler"),
-    [("fit", "default"), ("validate", "default"), ("fit", "its own"), ("validate", "its own"), ("validate", "ignored")],
+    [("fit", "default"), ("validate", "default"), ("fit", "its own"), ("fit", "raising"), ("validate", "raising"), ("validate", "ignored")],
 )
 def test_a_sigterm_ends_a_program_whatever_it_does_with_it(tmp_path, phase, handler):
     done = program(tmp_path, TERMINATED, json.dumps(TINY), phase, handler)
     assert done.returncode == 143, done.stdout + done.stderr
     assert History.open(tmp_path / "run").stop_reason == "SIGTERMException"
-    assert ("my own" in done.stdout) == (handler == "its own")
+    assert ("my own" in done.stdout) == (handler in ("its own", "raising"))
 
 
 MINE = """

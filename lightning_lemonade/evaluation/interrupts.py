@@ -44,7 +44,10 @@ def remembered(number: signal.Signals, exception: type[BaseException]) -> Iterat
                 told.__cause__ = error
         _pending.append(told)
         if not is_delicate(frame):
-            raise told
+            try:
+                raise told
+            finally:
+                del told  # its traceback holds this frame, and so all that was interrupted
 
     before = signal.getsignal(number)
     if threading.current_thread() is not threading.main_thread() or before is None:
@@ -60,7 +63,10 @@ def remembered(number: signal.Signals, exception: type[BaseException]) -> Iterat
         came = [told for told in _pending if type(told) is exception]
         _pending[:] = [told for told in _pending if type(told) is not exception]
     if came:
-        raise came[-1]
+        try:
+            raise came[-1]
+        finally:
+            del came
 
 
 def is_delicate(frame: FrameType | None) -> bool:

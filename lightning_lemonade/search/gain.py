@@ -41,10 +41,11 @@ _Family = tuple[Outline, Outline, int]
 class GainSampling:
     """Parents are drawn as the paper does; of the proposals those are accepted that promise the largest gain in hypervolume for their work.
 
-    A child's value of a trained objective is predicted from its parent's and from all families so far (see `ChangeModel`). Children are
-    accepted one after the other, each as if those before, and those underway, had the values predicted for them. To train a member on
-    without a change is a proposal like any other. Where nothing promises any gain, the paper's density chooses. Where times are measured, a
-    child that approximates its parent is trained only if it begins well enough (see `_Gain.worst_start`).
+    A child's value of a trained objective is predicted from its parent's and from the children trained so far (see `ChangeModel`). Children
+    are accepted one after the other, each as if those before, and those underway, were trained and had the values predicted for them. To
+    train a member on without a change is a proposal like any other. Where nothing promises any gain, the paper's density chooses. Where
+    times are measured, a child that approximates its parent is trained only if it begins well enough (see `_Gain.worst_start`): its gain
+    counts for the share of all such children that was trained.
     """
 
     continues = True
@@ -70,8 +71,8 @@ class _Gain:
             )
             for key in trained
         }
-        screens = knowledge.begun_as is not None and bool(knowledge.measured) and knowledge.inherits
-        self.trained_share = self.models[knowledge.begun_as].trained_share if screens else 1.0  # type: ignore[index]
+        self.screened_by = knowledge.begun_as if knowledge.measured and knowledge.inherits else None
+        self.trained_share = 1.0 if self.screened_by is None else self.models[self.screened_by].trained_share
         self.costs = CostModel(knowledge.measured)
 
     def parents(self) -> Array:
@@ -122,8 +123,8 @@ class _Gain:
         known before: so it pays to look, which takes less time than to train, and to turn to another where it begins badly. None also where
         even what begins as its parent would gain less: then both models aren't sure enough yet.
         """
-        key = self.known.begun_as
-        if key is None or not self.known.measured or not self.known.inherits or self.known.is_exact(proposal):
+        key = self.screened_by
+        if key is None or self.known.is_exact(proposal):
             return None
         front = self._front()
         before = self._volume(front)
@@ -159,7 +160,10 @@ class _Gain:
         return np.asarray(costs + self.known.overhead if self.known.measured else costs)
 
     def _worths(self, proposals: Sequence[Proposal]) -> Array:
-        """Returns what a gain of each, once trained, counts for: the share of its like that is trained, over seconds; (proposals,)."""
+        """Returns what a gain of each, once trained, counts for: the share of its like that is trained, over seconds; (proposals,).
+
+        What isn't trained is taken to cost what a child takes beside its training.
+        """
         costs, share = self._costs(proposals), np.ones(len(proposals))
         share[[not self.known.is_exact(proposal) for proposal in proposals]] = self.trained_share
         return np.asarray(share / (share * costs + (1 - share) * self.known.overhead))
@@ -190,7 +194,7 @@ class _Gain:
 
 
 class ChangeModel:
-    """Predicts how a trained objective changes from parent to child: Bayesian linear regression over all families so far.
+    """Predicts how a trained objective changes from parent to child: Bayesian linear regression over the families whose child was trained.
 
     What changes is the logarithm of the value's distance from the best of its bounds: to lose a third of the parameters costs a network
     with 3 % error about the same share of its error as one with 30 %, and a small child of an excellent parent may have ten times its
@@ -204,11 +208,10 @@ class ChangeModel:
         key: the objective's.
         bounds: the objective's, of the hypervolume.
         inherits: whether children inherit their parent's weights, and so its epochs.
-        started: whether the value of a child before its training is known (`Outline.start`). Children that weren't trained for it are
-            left out: what is predicted is how those end that are trained.
+        started: whether the value of a child before its training is known (`Outline.start`).
 
     Attributes:
-        trained_share: of the approximations.
+        trained_share: how much of the approximations was trained, and not left as they began; as if `PRIOR_FAMILIES` others had been.
     """
 
     def __init__(

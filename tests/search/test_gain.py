@@ -165,17 +165,55 @@ def test_a_gain_counts_for_the_share_of_its_like_that_is_trained():
         assert fitted([parent], known, **MEASURED | unscreened).trained_share == 1
 
 
-def test_what_only_luck_tells_apart_promises_no_gain():
-    """Children that begin as their parent come out a tenth better or worse: then so do others, and it says nothing of either."""
+def test_a_rarely_trained_kind_is_accepted_after_one_that_always_is(monkeypatch):
+    parent, known = member(0, 9, 0.2), begun(200, np.random.default_rng(0), worst=0.3)
+    approximate, exact = proposal(parent, 8), proposal(parent, 8, exact=True)
+    sampling = fitted([parent], known, **MEASURED | {"overhead": 1000.0})
+    better = np.broadcast_to([0.1, 5e3], (2, 5, 2))
+    monkeypatch.setattr(sampling, "_outlooks", lambda proposals, measured=False: better[: len(proposals)])
+    assert all(sampling.accept([approximate, exact], 1, np.random.default_rng(seed)) == [1] for seed in range(10))
+    sampling.trained_share = 1.0
+    assert {sampling.accept([approximate, exact], 1, np.random.default_rng(seed))[0] for seed in range(10)} == {0, 1}
+
+
+def test_where_few_are_trained_a_worse_start_is_worth_it():
+    """A look at another one costs time, too, and mostly leads to nothing."""
+    parent = member(0, 9, 0.2)
+    sampling = fitted([parent, member(1, 4, 0.4)], begun(60, np.random.default_rng(0)), **MEASURED | {"overhead": 500.0})
+    always = sampling.worst_start(proposal(parent, 8))
+    sampling.trained_share = 0.7
+    assert sampling.worst_start(proposal(parent, 8)) > always + 0.02
+
+
+def test_where_all_children_begin_as_their_parent_others_are_taken_to_be_trained():
+    assert fitted([member(0, 9, 0.2)], families(20, lambda factor: 0.9, exact=True), **MEASURED).trained_share == 1
+
+
+def varied(spread, *, exact, count=40):
+    """Families whose child is its parent, trained on, and comes out better or worse by chance."""
     rng, parent = np.random.default_rng(0), member(0, 9, 0.2)
-    lucky = [(parent.outline, replace(member(1, 9, 0.2 * np.exp(0.1 * rng.normal()), 6).outline, exact=i % 2 == 0)) for i in range(80)]
-    model = model_of(lucky)
-    for exact in (True, False):
-        measured, truth = (
-            model.predict([parent], [parent.spec], [exact], [3], np.array([-1.0, 1.0]), measured=measured)[0] for measured in (True, False)
-        )
-        assert np.log(measured[1] / measured[0]) / 2 == pytest.approx(0.1 * 0.2 / 0.209, rel=0.2)
-        assert np.log(truth[1] / truth[0]) < np.log(measured[1] / measured[0]) / 2
+    changes = np.exp(spread * rng.normal(size=count))
+    return [(parent.outline, replace(member(1, 9, 0.2 * change, 6).outline, exact=exact, start=0.2)) for change in changes]
+
+
+def width_of(model, *, exact, measured, starts=None):
+    parent = member(0, 9, 0.2)
+    low, high = model.predict([parent], [parent.spec], [exact], [3], np.array([-1.0, 1.0]), starts, measured=measured)[0]
+    return np.log(high / low) / 2
+
+
+def test_luck_isnt_gained():
+    """What varies among those that begin as their parent says nothing of others that vary as much, but of those that vary more."""
+    model = model_of(varied(0.1, exact=True) + varied(0.1, exact=False), started=True)
+    for exact, starts in ((True, None), (False, None), (False, [0.2])):
+        assert width_of(model, exact=exact, starts=starts, measured=True) == pytest.approx(0.095, abs=0.03)
+        assert width_of(model, exact=exact, starts=starts, measured=False) < 0.05
+    model = model_of(varied(0.01, exact=True) + varied(0.1, exact=False), started=True)
+    assert width_of(model, exact=False, measured=False) > 0.07
+    sampling = fitted([member(0, 9, 0.2)], varied(0.1, exact=True) + varied(0.1, exact=False))
+    child = proposal(member(0, 9, 0.2), 8)
+    (outlook,), (told,) = sampling._outlooks([child]), sampling.expected([child])
+    assert told.values["error"].spread > 2 * (outlook[3, 0] - outlook[1, 0]) / 2 / 1.36  # the nodes are 1.36 standard deviations apart
 
 
 MEASURED = {"measured": [((1e6, 1e4, 1.0), 1000.0)], "overhead": 3.0, "begun_as": "error"}
@@ -243,7 +281,10 @@ def test_those_are_accepted_that_gain_most_one_after_the_other():
         population = [member(i, int(rng.integers(4, 60)), float(rng.uniform(0.05, 0.5))) for i in range(12)]
         proposals = [proposal(population[i], int(rng.integers(4, 60))) for i in rng.integers(12, size=24)]
         sampling = fitted(population, families(20, lambda factor: 0.9 / factor**0.3))
+        looks = []
+        sampling._gain = lambda *known, gain=sampling._gain, looks=looks: looks.append(known) or gain(*known)
         accepted = sampling.accept(proposals, 6, np.random.default_rng(1))
+        assert len(looks) < 0.8 * (24 + 23 + 22 + 21 + 20 + 19)  # not at those that a larger front leaves less than another's gain
         front, outlooks, costs = sampling._front(), sampling._outlooks(proposals), sampling._costs(proposals)
         for count, one in enumerate(accepted):
             before = sampling._volume(front)
