@@ -6,7 +6,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "chaos.py"
 
 
 def test_a_search_that_is_killed_comes_to_the_same_end():
-    arguments = "--kills 3 --generations 2 --every 200"
+    arguments = "--kills 3 --generations 2 --every 140"
     done = subprocess.run([sys.executable, str(SCRIPT), *arguments.split()], check=False, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     lines = done.stdout.splitlines()
