@@ -139,8 +139,8 @@ def killed(arguments, flag, run=processes.run):
 
 def resumed(arguments, run_dir):
     assert History.open(run_dir).status != "finished"
-    for done in processes.run_ranks(*arguments):
-        assert done.returncode == 0, done.stderr[-3000:]
+    done = processes.run(*arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
     history = History.open(run_dir)
     assert history.status == "finished"
     assert all(candidate.state == "evaluated" for candidate in history.candidates())

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import product
 
 import processes
 import pytest
@@ -506,7 +507,7 @@ LemonadeTrainer(run_dir="run", **json.loads(sys.argv[1])).search(Terminated())
 
 @pytest.mark.parametrize(
     ("phase", "handler"),
-    [("fit", "default"), ("validate", "default"), ("fit", "its own"), ("fit", "raising"), ("validate", "raising"), ("validate", "ignored")],
+    [*product(("fit", "validate"), ("default", "its own", "raising")), ("validate", "ignored")],
 )
 def test_a_sigterm_ends_a_program_whatever_it_does_with_it(tmp_path, phase, handler):
     done = program(tmp_path, TERMINATED, json.dumps(TINY), phase, handler)

@@ -250,7 +250,8 @@ class ChangeModel:
         """Returns values that each child may have: (children, nodes).
 
         How those that begin as their parent vary around what is expected of them is mostly the luck of a finite validation split, and
-        nothing is gained by choosing for it. So as much variance is left out, for the others, too.
+        nothing is gained by choosing for it. So as much variance is left out, for the others, too. Where nothing is inherited, it
+        is the prior's, since nothing begins as its parent.
 
         Args:
             parents: of the children.
