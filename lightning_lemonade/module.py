@@ -39,7 +39,7 @@ class Training:
     epochs: int = 3
     initial_epochs: int = 8
     polish_epochs: int = 8
-    learning_rate: float = 0.1
+    learning_rate: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup: float = 0.1

@@ -17,7 +17,8 @@ Methods (all train with the same Lightning module, optimiser, schedule and loade
   sms-emoa-E pymoo's SMS-EMOA over the same space, E epochs each: it selects by hypervolume, as none of Optuna's samplers does
   ladder-E   hand-scaled networks, two blocks a stage, dense, E epochs each, each 1.6 to 1.7 times as large as the one before, from the
              smallest that is allowed to the largest that the time allows; ladder-stride-E: the same with strides from the first
-             block on instead of poolings; ladder-sep-E: separable, with poolings
+             block on instead of poolings; ladder-sep-E: separable, with poolings; ladder-spanning-E: of the shape of our starting
+             networks
 
 Peers that draw networks at random leave out those that cost more than any of our starting networks by far: see `PEERS_WORK`.
 
@@ -69,6 +70,7 @@ from lightning_lemonade.search.dominance import hypervolume, non_dominated
 from lightning_lemonade.search.sampling import FittedSampling
 from lightning_lemonade.settings import ALGORITHMS
 from lightning_lemonade.spaces import ConvNetSpace
+from lightning_lemonade.spaces.convnets import spanning_net
 
 BOX = (1e3, 1e6)
 PEERS_WORK = 12e6
@@ -81,6 +83,7 @@ OURS = ("ours", "polished", "strided", "unscaled", "unscreened", "generations", 
 
 MOST_IMAGES = {"fashion": 55_000, "cifar10": 45_000, "digits": 10_000}  # of the digits as many as there are are always taken
 SETS = {"fashion": FashionMNIST, "cifar10": CIFAR10}
+SHAPES = {"fashion": (1, 28, 28), "cifar10": (3, 32, 32), "digits": (1, 8, 8)}
 
 
 class Subset(pl.LightningDataModule):
@@ -203,13 +206,14 @@ def searched(data: pl.LightningDataModule, seed: int, budget: float, **settings:
         history = History.open(Path(folder) / "run")
         records = [record for record in history.candidates() if record.id in keeper.seconds and record.epochs]
         points = [Point(keeper.seconds[r.id], r.epochs, r.objectives["params"], r.objectives["error"]) for r in records]
-        evaluator = _evaluator(data, seed, Training())
+        evaluator = evaluator_of(data, seed, Training())
         for i in _ever_on_front(points):
             points[i].test = evaluator.test(TestRequest(records[i].spec, {"": history.weights(records[i].id)}))[""]
     return points
 
 
-def _evaluator(data: pl.LightningDataModule, seed: int, training: Training) -> Evaluator:
+def evaluator_of(data: pl.LightningDataModule, seed: int, training: Training) -> Evaluator:
+    """Returns what trains networks from scratch, and tests them, on one device."""
     task = TaskData(data)
     return Evaluator(
         tasks={"": task},
@@ -227,7 +231,7 @@ class Peer:
 
     def __init__(self, data: pl.LightningDataModule, seed: int, budget: float, epochs: int) -> None:
         data.setup("fit")
-        self.evaluator = _evaluator(data, seed, Training(initial_epochs=epochs))
+        self.evaluator = evaluator_of(data, seed, Training(initial_epochs=epochs))
         self.clock, self.points, self._trained = Clock(budget), [], []
 
     def evaluate(self, spec: GraphSpec) -> Point:
@@ -372,13 +376,27 @@ class _Variables:
 
 
 def hand_ladder(
-    data: pl.LightningDataModule, shape: tuple[int, ...], seed: int, budget: float, epochs: int, kind: str, down: str
+    data: pl.LightningDataModule,
+    shape: tuple[int, ...],
+    seed: int,
+    budget: float,
+    epochs: int,
+    make: Callable[[tuple[int, ...], int, float], GraphSpec],
 ) -> list[Point]:
-    """Networks of one family, scaled by width, from the smallest that the limits allow to the largest that the budget does."""
+    """Networks of one family, scaled by width, from the smallest that the limits allow to the largest that the budget does.
+
+    Args:
+        data: what they are trained on.
+        shape: of a sample.
+        seed: of weights and batches.
+        budget: seconds.
+        epochs: of each.
+        make: gives a network for samples of a shape and a number of classes, by its width.
+    """
     peer = Peer(data, seed, budget, epochs)
     low, _ = ConvNetSpace().limits(shape)["params"]
     earlier: list[GraphSpec] = []
-    for spec in filter(is_legal, ladder(lambda width: two_block_net(shape, 10, width, kind, down), low, RUNGS[1], RUNGS[0])):
+    for spec in filter(is_legal, ladder(partial(make, shape, 10), low, RUNGS[1], RUNGS[0])):
         rate = peer.points[-1].seconds / sum(map(work, earlier)) if earlier else 0.0
         if peer.clock.seconds + rate * work(spec) > budget:  # it would be known too late
             break
@@ -434,9 +452,10 @@ def run(
         "nsga2": partial(optuna_search, sampler="nsga2"),
         "tpe": partial(optuna_search, sampler="tpe"),
         "sms-emoa": sms_emoa_search,
-        "ladder": partial(hand_ladder, kind="conv", down=DOWN[0]),
-        "ladder-stride": partial(hand_ladder, kind="conv", down=DOWN[2]),
-        "ladder-sep": partial(hand_ladder, kind="separable", down=DOWN[0]),
+        "ladder": partial(hand_ladder, make=partial(two_block_net, kind="conv", down=DOWN[0])),
+        "ladder-stride": partial(hand_ladder, make=partial(two_block_net, kind="conv", down=DOWN[2])),
+        "ladder-sep": partial(hand_ladder, make=partial(two_block_net, kind="separable", down=DOWN[0])),
+        "ladder-spanning": partial(hand_ladder, make=lambda shape, outputs, width: spanning_net(shape, outputs, round(width))),
     }
     if name in parts and bool(epochs) == (name == "scratch"):
         return searched(data(), seed, budget, **ours | parts[name])
@@ -467,7 +486,7 @@ def compare(results: dict[tuple[str, int], list[Point]], methods: list[str], see
 def main() -> None:
     """Runs every method with every seed, one after the other, and prints the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=["fashion", "cifar10", "digits"], default="fashion")
+    parser.add_argument("--data", choices=list(SHAPES), default="fashion")
     parser.add_argument("--data_root", default=os.environ.get("LEMONADE_DATA_ROOT", "data"))
     parser.add_argument("--images", type=int, default=10_000, help="for training; at most 45,000 of CIFAR-10 and 55,000 of Fashion-MNIST")
     parser.add_argument("--minutes", type=float, default=15)
@@ -488,7 +507,7 @@ def main() -> None:
     torch.set_num_threads(1)
     measure_cpu_time()
     warnings.filterwarnings("ignore")
-    shape = {"fashion": (1, 28, 28), "cifar10": (3, 32, 32), "digits": (1, 8, 8)}[settings.data]
+    shape = SHAPES[settings.data]
     SAMPLING["unscreened"] = Unscreened
     digits = settings.data == "digits"
     subset = partial(Subset, settings.data, settings.data_root, settings.images)

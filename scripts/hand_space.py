@@ -102,10 +102,11 @@ def choose(chooser: Chooser, sample_shape: Sequence[int], num_outputs: int) -> G
         kind = chooser.suggest_categorical(f"skip{skip}", SKIPS)
         if kind != "none":
             skips.append((kind, chooser.suggest_float(f"target{skip}", 0, 1), chooser.suggest_float(f"source{skip}", 0, 1)))
-    return _build(stages, skips, tuple(sample_shape), num_outputs, down)
+    return stacked(stages, skips, tuple(sample_shape), num_outputs, down)
 
 
-def _build(stages: Sequence[Any], skips: Sequence[Any], sample_shape: tuple[int, ...], num_outputs: int, down: str) -> GraphSpec:
+def stacked(stages: Sequence[Any], skips: Sequence[Any], sample_shape: tuple[int, ...], num_outputs: int, down: str) -> GraphSpec:
+    """Returns a network of stages of blocks, (kind, width) each, and of skips, (kind, target, source) each; see `choose`."""
     nodes = [Node("n0", Input(sample_shape))]
     ends: list[str] = []
     shapes: dict[str, tuple[int, ...]] = {"n0": sample_shape}
@@ -117,7 +118,7 @@ def _build(stages: Sequence[Any], skips: Sequence[Any], sample_shape: tuple[int,
         return node.id
 
     pools = down == "pool"
-    total = sum(len(blocks) for blocks in stages) + pools * (STAGES - 1)  # the ends that a skip may lead to: blocks and poolings
+    total = sum(len(blocks) for blocks in stages) + pools * (len(stages) - 1)  # the ends that a skip may lead to: blocks and poolings
 
     def end() -> None:
         position = sum(isinstance(n.op, Activation | Pool2d) for n in nodes) - 1
@@ -144,7 +145,7 @@ def _build(stages: Sequence[Any], skips: Sequence[Any], sample_shape: tuple[int,
             put(BatchNorm2d())
             put(Activation("relu"))
             end()
-        if pools and number < STAGES - 1:
+        if pools and number < len(stages) - 1:
             put(Pool2d("max", (2, 2), (2, 2)))
             end()
     put(GlobalPool2d("avg"))
@@ -223,4 +224,4 @@ def ladder(make: Callable[[float], GraphSpec], low: float, high: float, rungs: i
 def two_block_net(sample_shape: Sequence[int], num_outputs: int, width: float, kind: str, down: str) -> GraphSpec:
     """Returns a network of three stages of two blocks (width, 2 width, 4 width filters, rounded)."""
     stages = [[(kind if stage or block else "conv", round(width * 2**stage)) for block in range(2)] for stage in range(STAGES)]
-    return _build(stages, [], tuple(sample_shape), num_outputs, down)
+    return stacked(stages, [], tuple(sample_shape), num_outputs, down)

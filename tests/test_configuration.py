@@ -71,7 +71,7 @@ def test_other_things_are_described_too():
         "arguments": {"batch_size": 5},
         "places": {"data_dir": "/data/here"},
     }
-    assert described(Training())["arguments"]["learning_rate"] == 0.1
+    assert described(Training())["arguments"]["learning_rate"] == 0.2
 
 
 def config(**changes):

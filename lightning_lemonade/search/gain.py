@@ -19,16 +19,20 @@ LEAST = 0.01
 """Of what the bounds span, added before logarithms are taken: what is nearly perfect would make any change enormous."""
 USUAL = log(0.1)
 """The logarithm that the parent's is compared with, so that the prior's constant is for such a one."""
-PRIOR = {True: np.array([0, 0, -0.03, 0, -0.03, 0, 0, -0.3]), False: np.array([0.03, -0.035, 0, -0.07, 0, 0, 0, 0])}
+PRIOR = {True: np.array([0, 0, -0.03, 0, -0.03, 0, 0, -0.3]), False: np.array([0.01, -0.03, 0, -0.05, 0, 0, 0, 0])}
 """Weights of the features (see `_features`) before there are families to learn from: of what begins as its parent, and of what doesn't."""
 PRIOR_SPREADS = {True: 0.02, False: 0.04}
 """What is left unexplained then."""
 FREEDOM = {True: np.array([1, 1, 1, 1, 1, 1, 0.5, 10]), False: np.array([1, 1, 1, 1, 1, 1, 0.5, 3])}
 """How far each weight may be from its prior, in units of what is left unexplained."""
-STARTED = (np.array([0, -0.02, 0, -0.05, 0, 0, 0, 0, 0.2]), np.array([1, 1, 1, 1, 1, 1, 0.5, 3, 2]), 0.07)
+STARTED = (np.array([-0.01, -0.02, 0, -0.03, 0, 0, 0, 0, 0.15]), np.array([1, 1, 1, 1, 1, 1, 0.5, 3, 3]), 0.03)
 """The same three for an approximation whose value before its training is known; the last feature is how far that is from its parent's."""
 PRIOR_FAMILIES = 4
 """How many families the prior's spread counts as."""
+TAILS = 4
+"""Degrees of freedom of what is left unexplained: the fewer, the less is told by what diverged."""
+ROUNDS = 10
+"""Of the fit, which weighs each family by how usual it is."""
 HALVINGS = 12
 """How often the range of a child's worst start is halved."""
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
@@ -129,7 +133,7 @@ class _Gain:
         front = self._front()
         before = self._volume(front)
         [outlook], [cost], [worth] = self._outlooks([proposal]), self._costs([proposal]), self._worths([proposal])
-        wanted = self._gain(front, before, outlook) * worth * max(0.0, cost - self.known.overhead)
+        wanted = self._gain(front, before, outlook) * worth * max(0.0, cost - self.known.look)
         parent, column = self.members[proposal.parent], self.known.keys.index(key)  # type: ignore[index]  # it has one
 
         def is_worth(start: float) -> bool:
@@ -160,13 +164,10 @@ class _Gain:
         return np.asarray(costs + self.known.overhead if self.known.measured else costs)
 
     def _worths(self, proposals: Sequence[Proposal]) -> Array:
-        """Returns what a gain of each, once trained, counts for: the share of its like that is trained, over seconds; (proposals,).
-
-        What isn't trained is taken to cost what a child takes beside its training.
-        """
+        """Returns what a gain of each, once trained, counts for: the share of its like that is trained, over seconds; (proposals,)."""
         costs, share = self._costs(proposals), np.ones(len(proposals))
         share[[not self.known.is_exact(proposal) for proposal in proposals]] = self.trained_share
-        return np.asarray(share / (share * costs + (1 - share) * self.known.overhead))
+        return np.asarray(share / (share * costs + (1 - share) * self.known.look))
 
     def _outlooks(self, proposals: Sequence[Proposal], *, measured: bool = False) -> Array:
         """Returns points that each proposal may reach, or where it may be measured, at the nodes of the quadrature.
@@ -201,7 +202,8 @@ class ChangeModel:
     error. A child is no worse than the bounds' worst, or than its parent where that is worse still: how ruined it is tells nothing. What
     began as its parent and what approximates it are learnt apart: the latter vary far more, and one spread for both would make any training
     on look promising, however often it has brought nothing. Source of the regression: the normal-inverse-gamma conjugate prior (Murphy,
-    Machine Learning, 2012, section 7.6.3), which also serves where there are few families or none; of the rest: ours.
+    Machine Learning, 2012, section 7.6.3), which also serves where there are few families or none, with Student's residuals (see
+    `_Regression`): a few children that were ruined would make all others look as if they might become far better; of the rest: ours.
 
     Args:
         families: (parent, child) of the children evaluated.
@@ -325,16 +327,26 @@ class ChangeModel:
 
 
 class _Regression:
-    """Linear regression whose weights and spread have a prior, in closed form."""
+    """Linear regression whose weights and spread have a prior, and whose residuals are Student's: the further out, the less they tell.
+
+    Source: the EM algorithm of Lange, Little and Taylor (Robust statistical modeling using the t distribution, 1989).
+
+    Attributes:
+        variance: of what is left unexplained, usually.
+    """
 
     def __init__(self, features: Array, changes: Array, prior: Array, freedom: Array, spread: float) -> None:
         self._prior = prior
         surprises = changes - features @ self._prior
-        projected = features.T @ surprises
-        self._covariance = np.linalg.inv(np.diag(freedom**-2.0) + features.T @ features)  # in units of the spread
-        self._weights = self._covariance @ projected
-        squares = PRIOR_FAMILIES * spread**2 + surprises @ surprises - projected @ self._weights
-        self.variance = float(squares) / (PRIOR_FAMILIES + len(surprises))
+        counts = np.ones(len(surprises))
+        for _ in range(ROUNDS):
+            weighed = features.T * counts
+            self._covariance = np.linalg.inv(np.diag(freedom**-2.0) + weighed @ features)  # in units of the spread
+            self._weights = self._covariance @ weighed @ surprises
+            left = surprises - features @ self._weights
+            squares = PRIOR_FAMILIES * spread**2 + counts @ (surprises * left)
+            self.variance = float(squares) / (PRIOR_FAMILIES + len(surprises))
+            counts = (TAILS + 1) / (TAILS + left**2 / self.variance)
 
     def predict(self, features: Array, luck: float = 0.0) -> tuple[Array, Array]:
         """Returns expected changes and their standard deviations, without a variance that is luck: (n,), (n,)."""

@@ -22,6 +22,7 @@ class Knowledge:
         measured: (terms of its cost, seconds of an epoch) of everything that was trained; empty where times may decide nothing.
         inherits: whether children inherit their parent's weights.
         overhead: seconds that a child takes beside its training.
+        look: seconds that a child takes that is left as it began.
         underway: children accepted whose values aren't known yet.
         begun_as: key of the trained objective that children are measured in before they are trained; None where there are several.
     """
@@ -36,6 +37,7 @@ class Knowledge:
     measured: Sequence[tuple[tuple[float, float, float], float]] = ()
     inherits: bool = True
     overhead: float = 0.0
+    look: float = 0.0
     underway: Sequence[Child] = ()
     begun_as: str | None = None
 

@@ -113,6 +113,7 @@ class Search:
         self._families: list[tuple[Outline, Outline]] = []
         self._measured: list[tuple[tuple[float, float, float], float]] = []
         self._overheads: list[float] = []
+        self._looks: list[float] = []
         self._trained_on: set[tuple[int, int | None]] = set()
 
     def start(self, specs: Iterable[GraphSpec], epochs: int | None = None) -> Asked:
@@ -194,6 +195,8 @@ class Search:
                     self._measured.append((terms(child.spec), outcome.seconds["fit"] / own))
                     if parent:
                         self._overheads.append(sum(outcome.seconds.values()) - outcome.seconds["fit"])
+                if self.timed and not own:
+                    self._looks.append(sum(outcome.seconds.values()))
                 if parent:
                     start = next(iter(outcome.tasks.values())).start_error if len(outcome.tasks) == 1 else None
                     self._families.append((parent.outline, replace(member.outline, exact=self.inherits and child.exact, start=start)))
@@ -246,7 +249,8 @@ class Search:
             tasks=self.tasks,
             measured=self._measured,
             inherits=self.inherits,
-            overhead=median(self._overheads) if self._overheads else 0.0,
+            overhead=median(self._overheads or [0.0]),
+            look=median(self._looks or self._overheads or [0.0]),
             underway=tuple(self.in_flight.values()),
             begun_as=trained[0] if self.tasks == len(trained) == 1 else None,
         )

@@ -27,10 +27,11 @@ class ConvNetSpace:
     between the blocks; two are plain, two depthwise-separable. The strided ones (ours) are plain, and each block halves the
     image by its stride, the first one only where the image has 16 pixels or more a side: they train several times faster.
     Both have about 15, 50, 100 and 400 thousand parameters for images of 32x32x3 (the paper's), 0.5 to 10 thousand for 8x8
-    digits (ours), and sizes between for what lies between. The spanning ones (ours) have two plain blocks a stage and max pooling
-    between stages, and 12, 35, 80 and 200 thousand parameters at 32x32x3, 1 to 7 thousand at 8x8: what is between and below is
-    grown and shrunk from them. Where a time bounds the search, it begins with those that it has time for. The smallest network
-    allowed has 10 thousand parameters at 32x32x3 and 300 at 8x8.
+    digits (ours), and sizes between for what lies between. The spanning ones (ours) have one plain block at the full size of
+    the image, one at half of it and two at a quarter, with max pooling between, and 12, 35, 80 and 200 thousand parameters at
+    32x32x3, 1 to 7 thousand at 8x8: what is between and below is grown and shrunk from them. Where a time bounds the search,
+    it begins with those that it has time for. The smallest network allowed has 10 thousand parameters at 32x32x3 and 300 at
+    8x8.
 
     Args:
         starts: the starting networks: `"paper"`, `"strided"` or `"spanning"` (ours).
@@ -76,7 +77,7 @@ class ConvNetSpace:
         small, large = _SPANNING if self.starts == "spanning" else _TARGETS
         targets = [_between(shape, low, high) for low, high in zip(small, large, strict=True)]
         if self.starts == "spanning":
-            return [_sized(partial(two_block_net, shape, num_outputs), target) for target in targets]
+            return [_sized(partial(spanning_net, shape, num_outputs), target) for target in targets]
         if self.starts == "strided":
             return [_sized(partial(strided_net, shape, num_outputs), target) for target in targets]
         makers = [
@@ -148,20 +149,22 @@ def strided_net(sample_shape: Sequence[int], num_outputs: int, width: int) -> Gr
     return chain.ended(num_outputs)
 
 
-def two_block_net(sample_shape: Sequence[int], num_outputs: int, width: int) -> GraphSpec:
-    """Returns a network of three stages of two blocks (width, 2 width, 4 width filters) with max pooling between stages. Source: ours.
+def spanning_net(sample_shape: Sequence[int], num_outputs: int, width: int) -> GraphSpec:
+    """Returns a network of one block of width filters, one of 2 width and two of 4 width, with max pooling between the sizes. Source: ours.
+
+    A second block where images are large takes longer than all others, and is worth less: see docs/benchmarks.md.
 
     Args:
         sample_shape: (channels, height, width).
         num_outputs: size of the output.
-        width: filters of the first blocks.
+        width: filters of the first block.
     """
     chain, size = _Chain(sample_shape), min(sample_shape[1:])
-    for stage in range(3):
+    for stage, blocks in enumerate((1, 1, 2)):
         if stage and size >= 4:
             chain.put(Pool2d("max", (2, 2), (2, 2)))
             size //= 2
-        for block in range(2):
+        for block in range(blocks):
             chain.put(Conv2d(width * 2**stage, (3, 3), padding=(1, 1), bias=False), f"stage{stage + 1}.block{block + 1}.conv")
             chain.put(BatchNorm2d())
             chain.put(Activation("relu"))

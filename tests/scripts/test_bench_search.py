@@ -1,3 +1,4 @@
+import re
 import sys
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_a_ladder_spreads_its_sizes():
 
 
 def test_the_short_form_compares_every_kind_of_method(tmp_path):
-    methods = ["ours", "unscreened", "scratch-1", "uniform", "random-1", "nsga2-1", "sms-emoa-1", "ladder-1"]
+    methods = ["ours", "unscreened", "scratch-1", "uniform", "random-1", "nsga2-1", "sms-emoa-1", "ladder-1", "ladder-spanning-1"]
     out = tmp_path / "points.csv"
     command = ["bench_search.py", "--data=digits", "--minutes=0.03", "--seeds=0", f"--out={out}", "--methods", *methods]
     done = programs.run_script(*command)
@@ -67,3 +68,13 @@ def test_the_short_form_compares_every_kind_of_method(tmp_path):
     other = programs.run_script(*command, "--epochs", "2")
     assert other.returncode == 1
     assert "give another file" in other.stderr
+
+
+def test_shapes_and_learning_rates_of_starting_networks_are_compared():
+    done = programs.run_script(
+        "bench_starts.py", "--data=digits", "--epochs=1", "--learning_rates", "0.1", "0.2", "--shapes", "2,2/4", "2/4/6,6"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert [line.split(",")[:2] for line in lines] == [["digits 2", "2/4"]] * 2 + [["digits 2/4/6", "6"]] * 2
+    assert len({re.search(r"error (0\.\d{4}) \(test (0\.\d{4})\)", line).groups() for line in lines}) == 4

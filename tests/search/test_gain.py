@@ -88,7 +88,7 @@ def test_the_prior_gives_way_family_by_family(exact):
         assert mean > before
         before = mean
     assert mean == pytest.approx(0.24, abs=0.002)
-    assert beyond - mean < 0.2 * PRIOR_SPREADS[exact]
+    assert beyond - mean < 0.3 * PRIOR_SPREADS[exact]
 
 
 def test_what_begins_as_its_parent_is_learnt_apart_and_is_less_uncertain():
@@ -151,7 +151,9 @@ def test_of_children_that_began_too_badly_to_be_trained_only_their_share_is_lear
     model = model_of(some, started=True)
     assert model.trained_share == pytest.approx(1 - left / 200, abs=0.02)
     (mean,), _ = predicted(model, parent, [child])
-    assert mean == pytest.approx(np.mean([known.values["error"] for _, known in some if known.epochs == 6]), rel=0.05)
+    likes = [known.values["error"] for known_parent, known in some if known.epochs == 6 and known_parent.values == parent.outline.values]
+    assert len(likes) > 20
+    assert mean == pytest.approx(np.mean(likes), rel=0.02)
 
 
 def test_a_gain_counts_for_the_share_of_its_like_that_is_trained():
@@ -160,7 +162,7 @@ def test_a_gain_counts_for_the_share_of_its_like_that_is_trained():
     sampling = fitted([parent], known, **MEASURED)
     share, (cost,) = sampling.trained_share, sampling._costs([approximate])
     assert 0 < share < 0.8
-    assert sampling._worths([approximate, exact]) == pytest.approx([share / (share * cost + (1 - share) * 3.0), 1 / cost])
+    assert sampling._worths([approximate, exact]) == pytest.approx([share / (share * cost + (1 - share) * 2.0), 1 / cost])
     for unscreened in ({"measured": ()}, {"begun_as": None}, {"inherits": False}):
         assert fitted([parent], known, **MEASURED | unscreened).trained_share == 1
 
@@ -168,7 +170,7 @@ def test_a_gain_counts_for_the_share_of_its_like_that_is_trained():
 def test_a_rarely_trained_kind_is_accepted_after_one_that_always_is(monkeypatch):
     parent, known = member(0, 9, 0.2), begun(200, np.random.default_rng(0), worst=0.3)
     approximate, exact = proposal(parent, 8), proposal(parent, 8, exact=True)
-    sampling = fitted([parent], known, **MEASURED | {"overhead": 1000.0})
+    sampling = fitted([parent], known, **MEASURED | {"look": 1000.0})
     better = np.broadcast_to([0.1, 5e3], (2, 5, 2))
     monkeypatch.setattr(sampling, "_outlooks", lambda proposals, measured=False: better[: len(proposals)])
     assert all(sampling.accept([approximate, exact], 1, np.random.default_rng(seed)) == [1] for seed in range(10))
@@ -179,7 +181,7 @@ def test_a_rarely_trained_kind_is_accepted_after_one_that_always_is(monkeypatch)
 def test_where_few_are_trained_a_worse_start_is_worth_it():
     """A look at another one costs time, too, and mostly leads to nothing."""
     parent = member(0, 9, 0.2)
-    sampling = fitted([parent, member(1, 4, 0.4)], begun(60, np.random.default_rng(0)), **MEASURED | {"overhead": 500.0})
+    sampling = fitted([parent, member(1, 4, 0.4)], begun(60, np.random.default_rng(0)), **MEASURED | {"overhead": 500.0, "look": 500.0})
     always = sampling.worst_start(proposal(parent, 8))
     sampling.trained_share = 0.7
     assert sampling.worst_start(proposal(parent, 8)) > always + 0.02
@@ -206,17 +208,22 @@ def test_luck_isnt_gained():
     """What varies among those that begin as their parent says nothing of others that vary as much, but of those that vary more."""
     model = model_of(varied(0.1, exact=True) + varied(0.1, exact=False), started=True)
     for exact, starts in ((True, None), (False, None), (False, [0.2])):
-        assert width_of(model, exact=exact, starts=starts, measured=True) == pytest.approx(0.095, abs=0.03)
+        assert width_of(model, exact=exact, starts=starts, measured=True) == pytest.approx(0.08, abs=0.025)  # of 0.1, drawn to the prior
         assert width_of(model, exact=exact, starts=starts, measured=False) < 0.05
     model = model_of(varied(0.01, exact=True) + varied(0.1, exact=False), started=True)
-    assert width_of(model, exact=False, measured=False) > 0.07
+    assert width_of(model, exact=False, measured=False) > 0.055
+    ruined = (member(0, 9, 0.2).outline, replace(member(1, 9, 0.9, 6).outline, exact=True, start=0.2))
+    model = model_of([*varied(0.01, exact=True), ruined, *varied(0.1, exact=False)], started=True)
+    assert width_of(model, exact=False, measured=False) > 0.055  # one that diverged is no usual luck
+    model = model_of([*varied(0.03, exact=False), *[(ruined[0], replace(ruined[1], exact=False))] * 4], started=True)
+    assert width_of(model, exact=False, measured=True) < 0.06  # nor do four of 44 make the others promising
     sampling = fitted([member(0, 9, 0.2)], varied(0.1, exact=True) + varied(0.1, exact=False))
     child = proposal(member(0, 9, 0.2), 8)
     (outlook,), (told,) = sampling._outlooks([child]), sampling.expected([child])
     assert told.values["error"].spread > 2 * (outlook[3, 0] - outlook[1, 0]) / 2 / 1.36  # the nodes are 1.36 standard deviations apart
 
 
-MEASURED = {"measured": [((1e6, 1e4, 1.0), 1000.0)], "overhead": 3.0, "begun_as": "error"}
+MEASURED = {"measured": [((1e6, 1e4, 1.0), 1000.0)], "overhead": 3.0, "look": 2.0, "begun_as": "error"}
 
 
 def test_a_child_is_worth_its_training_unless_it_begins_worse_than_most():
@@ -224,7 +231,7 @@ def test_a_child_is_worth_its_training_unless_it_begins_worse_than_most():
     front, known = [parent, member(1, 4, 0.4)], begun(60, np.random.default_rng(0))
     worst = fitted(front, known, **MEASURED).worst_start(proposal(parent, 8))
     assert 0.2 * np.exp(0.3) < worst < 0.2 * np.exp(0.7)  # half of them begin at 0.2 * exp(0.5) or better
-    dear = fitted(front, known, **MEASURED | {"overhead": 100.0}).worst_start(proposal(parent, 8))
+    dear = fitted(front, known, **MEASURED | {"look": 97.0}).worst_start(proposal(parent, 8))
     assert dear > worst + 0.02  # where the look cost a part of the time, the rest is worth it sooner
 
 
