@@ -19,13 +19,13 @@ LEAST = 0.01
 """Of what the bounds span, added before logarithms are taken: what is nearly perfect would make any change enormous."""
 USUAL = log(0.1)
 """The logarithm that the parent's is compared with, so that the prior's constant is for such a one."""
-PRIOR = {True: np.array([0, 0, -0.03, 0, -0.03, 0, 0, -0.3]), False: np.array([0.01, -0.03, 0, -0.05, 0, 0, 0, 0])}
+PRIOR = {True: np.array([0, 0, -0.03, 0, -0.03, 0, 0, -0.3]), False: np.array([0.03, -0.035, 0, -0.07, 0, 0, 0, 0])}
 """Weights of the features (see `_features`) before there are families to learn from: of what begins as its parent, and of what doesn't."""
 PRIOR_SPREADS = {True: 0.02, False: 0.04}
 """What is left unexplained then."""
 FREEDOM = {True: np.array([1, 1, 1, 1, 1, 1, 0.5, 10]), False: np.array([1, 1, 1, 1, 1, 1, 0.5, 3])}
 """How far each weight may be from its prior, in units of what is left unexplained."""
-STARTED = (np.array([-0.01, -0.02, 0, -0.03, 0, 0, 0, 0, 0.15]), np.array([1, 1, 1, 1, 1, 1, 0.5, 3, 3]), 0.03)
+STARTED = (np.array([0, -0.02, 0, -0.05, 0, 0, 0, 0, 0.2]), np.array([1, 1, 1, 1, 1, 1, 0.5, 3, 3]), 0.03)
 """The same three for an approximation whose value before its training is known; the last feature is how far that is from its parent's."""
 PRIOR_FAMILIES = 4
 """How many families the prior's spread counts as."""
