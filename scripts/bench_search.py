@@ -20,7 +20,7 @@ Methods (all train with the same Lightning module, optimiser, schedule and loade
              block on instead of poolings; ladder-sep-E: separable, with poolings; ladder-spanning-E: of the shape of our starting
              networks
 
-Peers that draw networks at random leave out those that cost more than any of our starting networks by far: see `PEERS_WORK`.
+Peers that draw networks at random leave out those that would take a large part of the time alone: see `PEERS_WORK`.
 
 Starting networks are charged; what the test split takes isn't. A method's time is the CPU time of its process, one thread. The front at a
 time is chosen by validation error; its hypervolume is computed from its members' test errors, over error / reference and the logarithm of
@@ -47,7 +47,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from hand_space import DOWN, FixedChooser, RandomChooser, choose, ladder, two_block_net
+from hand_space import DOWN, FixedChooser, RandomChooser, choose, ladder, staged_net
 from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, FashionMNIST
@@ -70,7 +70,6 @@ from lightning_lemonade.search.dominance import hypervolume, non_dominated
 from lightning_lemonade.search.sampling import FittedSampling
 from lightning_lemonade.settings import ALGORITHMS
 from lightning_lemonade.spaces import ConvNetSpace
-from lightning_lemonade.spaces.convnets import spanning_net
 
 BOX = (1e3, 1e6)
 PEERS_WORK = 12e6
@@ -452,10 +451,10 @@ def run(
         "nsga2": partial(optuna_search, sampler="nsga2"),
         "tpe": partial(optuna_search, sampler="tpe"),
         "sms-emoa": sms_emoa_search,
-        "ladder": partial(hand_ladder, make=partial(two_block_net, kind="conv", down=DOWN[0])),
-        "ladder-stride": partial(hand_ladder, make=partial(two_block_net, kind="conv", down=DOWN[2])),
-        "ladder-sep": partial(hand_ladder, make=partial(two_block_net, kind="separable", down=DOWN[0])),
-        "ladder-spanning": partial(hand_ladder, make=lambda shape, outputs, width: spanning_net(shape, outputs, round(width))),
+        "ladder": partial(hand_ladder, make=partial(staged_net, kind="conv", down=DOWN[0])),
+        "ladder-stride": partial(hand_ladder, make=partial(staged_net, kind="conv", down=DOWN[2])),
+        "ladder-sep": partial(hand_ladder, make=partial(staged_net, kind="separable", down=DOWN[0])),
+        "ladder-spanning": partial(hand_ladder, make=partial(staged_net, kind="conv", down=DOWN[0], blocks=(1, 1, 2))),
     }
     if name in parts and bool(epochs) == (name == "scratch"):
         return searched(data(), seed, budget, **ours | parts[name])
@@ -471,6 +470,7 @@ def reached(steps: list[tuple[float, float]], value: float) -> float | None:
 
 def compare(results: dict[tuple[str, int], list[Point]], methods: list[str], seeds: list[int]) -> None:
     """Prints final hypervolumes, and the time at which ours has each other's final value over that method's own time to it."""
+    widest = max(map(len, methods))
     for reference in REFERENCES:
         print(f"\nerror reference {reference}: test hypervolume at the end by seed; time for ours to reach it / its own time to it")
         for method in methods:
@@ -480,7 +480,7 @@ def compare(results: dict[tuple[str, int], list[Point]], methods: list[str], see
                 final = theirs[-1][1]
                 own, mine = reached(theirs, final), reached(ours, final)
                 cells.append(f"{final:.4f} ({mine / own:.2f})" if mine and own else f"{final:.4f} (not reached)")
-            print(f"{method:>14}  " + "  ".join(cells))
+            print(f"{method:>{widest}}  " + "  ".join(cells))
 
 
 def main() -> None:
@@ -519,7 +519,7 @@ def main() -> None:
         "space": ConvNetSpace(starts=settings.starts, operators=chosen.operators),
     }
     images = "" if digits or settings.images == 10_000 else f", {settings.images} images"
-    asked = f"{settings.data}{images}, {settings.minutes:g} minutes"
+    asked = f"{settings.data}{images}, {settings.minutes:g} minutes, learning rate {usual.learning_rate:g}"
     epochs = f"{settings.epochs}, {settings.initial_epochs} and {settings.polish_epochs} epochs"
     parts = f"{settings.starts} starts, {epochs}, polish {settings.polish:g}"
     results = _read(Path(settings.out), asked, parts) if settings.out else {}

@@ -221,7 +221,11 @@ def ladder(make: Callable[[float], GraphSpec], low: float, high: float, rungs: i
     return list(found.values())
 
 
-def two_block_net(sample_shape: Sequence[int], num_outputs: int, width: float, kind: str, down: str) -> GraphSpec:
-    """Returns a network of three stages of two blocks (width, 2 width, 4 width filters, rounded)."""
-    stages = [[(kind if stage or block else "conv", round(width * 2**stage)) for block in range(2)] for stage in range(STAGES)]
+def staged_net(
+    sample_shape: Sequence[int], num_outputs: int, width: float, kind: str, down: str, blocks: Sequence[int] = (2, 2, 2)
+) -> GraphSpec:
+    """Returns a network of stages of so many blocks (width, 2 width, 4 width filters, rounded)."""
+    stages = [
+        [(kind if stage or block else "conv", round(width * 2**stage)) for block in range(count)] for stage, count in enumerate(blocks)
+    ]
     return stacked(stages, [], tuple(sample_shape), num_outputs, down)

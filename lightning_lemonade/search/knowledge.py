@@ -22,7 +22,7 @@ class Knowledge:
         measured: (terms of its cost, seconds of an epoch) of everything that was trained; empty where times may decide nothing.
         inherits: whether children inherit their parent's weights.
         overhead: seconds that a child takes beside its training.
-        look: seconds that a child takes that is left as it began.
+        look: seconds for a child that is left as it began.
         underway: children accepted whose values aren't known yet.
         begun_as: key of the trained objective that children are measured in before they are trained; None where there are several.
     """

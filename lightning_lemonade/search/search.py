@@ -189,13 +189,14 @@ class Search:
                 own = sum(result.epochs for result in outcome.tasks.values())
                 epochs = own + (parent.epochs if parent and self.inherits else 0)
                 member = self.members[child.id] = Member(child.id, child.spec, values, epochs)
-                if own or child.expected.worst_start is None:  # what began too badly to be trained is no member
+                left = not own and child.expected.worst_start is not None  # it began too badly to be trained, and is no member
+                if not left:
                     candidates.append(member)
                 if self.timed and own and outcome.seconds.get("fit"):
                     self._measured.append((terms(child.spec), outcome.seconds["fit"] / own))
                     if parent:
                         self._overheads.append(sum(outcome.seconds.values()) - outcome.seconds["fit"])
-                if self.timed and not own:
+                if self.timed and left:
                     self._looks.append(sum(outcome.seconds.values()))
                 if parent:
                     start = next(iter(outcome.tasks.values())).start_error if len(outcome.tasks) == 1 else None

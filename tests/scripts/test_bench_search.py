@@ -9,7 +9,7 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from hand_space import FixedChooser, RandomChooser, choose, encode, ladder, two_block_net  # noqa: E402 (the scripts are no package)
+from hand_space import FixedChooser, RandomChooser, choose, encode, ladder, staged_net  # noqa: E402 (the scripts are no package)
 
 from lightning_lemonade.spaces import ConvNetSpace  # noqa: E402
 
@@ -45,7 +45,7 @@ def test_random_choices_build_networks_that_encode_to_themselves():
 
 
 def test_a_ladder_spreads_its_sizes():
-    sizes = [spec.parameter_count for spec in ladder(lambda width: two_block_net(SHAPE, 10, width, "separable", "pool"), 2_000, 200_000, 5)]
+    sizes = [spec.parameter_count for spec in ladder(lambda width: staged_net(SHAPE, 10, width, "separable", "pool"), 2_000, 200_000, 5)]
     assert sizes == sorted(sizes)
     assert sizes == pytest.approx(np.geomspace(2_000, 200_000, 5), rel=0.1)
     assert sizes[0] >= 2_000

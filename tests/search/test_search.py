@@ -18,6 +18,7 @@ from lightning_lemonade.search import (
     derived_rng,
     derived_seed,
 )
+from lightning_lemonade.search.candidate import Expected
 from lightning_lemonade.spaces import ConvNetSpace
 
 SPACE = ConvNetSpace()
@@ -173,6 +174,20 @@ def test_seconds_are_expected_of_the_whole_evaluation():
     search.tell(took(child, 0.5 / (1 + child.id), 1e-9) for child in search.start(STARTS).children)
     search.tell(took(child, 0.3, 1e-9) for child in search.ask(derived_rng(0, "ask", 1), 2, 1).children)
     assert search.ask(derived_rng(0, "ask", 2), 1, 2).children[0].expected.seconds == pytest.approx(0.1, rel=0.1)
+
+
+def test_what_a_look_takes_is_known_from_children_that_were_left_as_they_began():
+    search = make_search(sampling=GainSampling(), timed=True)
+    search.tell(took(child, 0.5 / (1 + child.id), 1e-9) for child in search.start(STARTS).children)
+    trained, left = search.ask(derived_rng(0, "ask", 1), 2, 1).children
+    assert (search._knowledge().overhead, search._knowledge().look) == (0.0, 0.0)
+    search.tell([replace(took(trained, 0.3, 1e-9), seconds={"inherit": 2.0, "fit": 5.0, "validate": 1.0})])
+    assert (search._knowledge().overhead, search._knowledge().look) == (3.0, 3.0)  # as far as is known
+    search.in_flight[left.id] = replace(left, expected=Expected(worst_start=0.5))
+    looked = TaskResult(0.8, {}, 0, 0)
+    search.tell([replace(evaluated(left, 0.8), tasks={"": looked}, seconds={"inherit": 1.0, "validate": 0.5})])
+    assert (search._knowledge().overhead, search._knowledge().look) == (3.0, 1.5)
+    assert left.id not in [member.id for member in search.population]
 
 
 def test_only_what_children_may_inherit_from_is_remembered():
