@@ -40,8 +40,11 @@ def main() -> None:
     data.prepare_data()
     data.setup("fit")
     for shape in settings.shapes:
-        stages = [[("conv", int(width)) for width in stage.split(",")] for stage in shape.split("/")]
-        spec = stacked(stages, [], SHAPES[settings.data], 10, DOWN[0])
+        try:
+            stages = [[("conv", int(width)) for width in stage.split(",")] for stage in shape.split("/")]
+            spec = stacked(stages, [], SHAPES[settings.data], 10, DOWN[0])
+        except ValueError as error:
+            parser.error(f"--shapes {shape}: no network for samples of {SHAPES[settings.data]}: {error}")
         for rate in settings.learning_rates:
             for seed in settings.seeds:
                 evaluator = evaluator_of(data, seed, Training(initial_epochs=settings.epochs, learning_rate=rate))
