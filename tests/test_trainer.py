@@ -199,7 +199,7 @@ def test_a_search_by_the_defaults_shrinks_all_layers_at_once_and_grows(tmp_path)
     children = [c for c in candidates.values() if c.parent is not None]
     assert len(children) == 16
     assert min(c.objectives["params"] / candidates[c.parent].objectives["params"] for c in children) < 0.3
-    assert sum(c.objectives["params"] > candidates[c.parent].objectives["params"] for c in children) >= 3
+    assert any(c.objectives["params"] > candidates[c.parent].objectives["params"] for c in children)
     assert any(len(mutation_from_dict(m).places) > 3 for c in children for m in c.mutations)  # all layers at once
 
 
