@@ -194,12 +194,14 @@ def test_the_algorithm_is_one_argument():
 
 
 def test_a_search_by_the_defaults_shrinks_all_layers_at_once_and_grows(tmp_path):
-    LemonadeTrainer(run_dir=tmp_path / "run", max_generations=2, epochs=1, initial_epochs=3, accelerator="cpu").search(DigitsDataModule())
+    LemonadeTrainer(run_dir=tmp_path / "run", max_generations=2, epochs=1, initial_epochs=3, accelerator="cpu", seed=1).search(
+        DigitsDataModule()
+    )
     candidates = {c.id: c for c in History.open(tmp_path / "run").candidates()}
     children = [c for c in candidates.values() if c.parent is not None]
     assert len(children) == 16
     assert min(c.objectives["params"] / candidates[c.parent].objectives["params"] for c in children) < 0.3
-    assert any(c.objectives["params"] > candidates[c.parent].objectives["params"] for c in children)
+    assert sum(c.objectives["params"] > candidates[c.parent].objectives["params"] for c in children) >= 3
     assert any(len(mutation_from_dict(m).places) > 3 for c in children for m in c.mutations)  # all layers at once
 
 
