@@ -163,6 +163,7 @@ class Unscreened:
     """Choice by gain that doesn't look at how a child begins."""
 
     continues = True
+    lengths: tuple[int, ...] = (1, 3)
 
     def fit(self, knowledge: Knowledge) -> FittedSampling:
         """See `Sampling.fit`."""
@@ -454,7 +455,7 @@ def run(
         "ladder": partial(hand_ladder, make=partial(staged_net, kind="conv", down=DOWN[0])),
         "ladder-stride": partial(hand_ladder, make=partial(staged_net, kind="conv", down=DOWN[2])),
         "ladder-sep": partial(hand_ladder, make=partial(staged_net, kind="separable", down=DOWN[0])),
-        "ladder-spanning": partial(hand_ladder, make=partial(staged_net, kind="conv", down=DOWN[0], blocks=(1, 1, 2))),
+        "ladder-spanning": partial(hand_ladder, make=partial(staged_net, kind="conv", down=DOWN[0], blocks=(1, 2, 2))),
     }
     if name in parts and bool(epochs) == (name == "scratch"):
         return searched(data(), seed, budget, **ours | parts[name])

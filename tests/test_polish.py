@@ -46,7 +46,7 @@ def test_a_search_that_is_bounded_by_time_expects_seconds(tmp_path):
     settings = SMALL | {"max_time": "00:01:00:00", "sampling": "gain", "polish": 0.5}
     LemonadeTrainer(run_dir=tmp_path / "run", **settings).search(DigitsDataModule())
     children = [c for c in History.open(tmp_path / "run").candidates() if c.generation]
-    assert {c.planned for c in children} == {None, 2}
+    assert {None, 2} <= {c.planned for c in children} <= {None, 2, 3}  # 3: three times as long as a child usually is
     assert all(c.expected.seconds > 0 for c in children)
     told = History.open(tmp_path / "run").predictions()
     off = [abs(c.objectives["error"] - c.expected.values["error"].value) for c in children]

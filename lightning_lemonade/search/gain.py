@@ -19,13 +19,13 @@ LEAST = 0.01
 """Of what the bounds span, added before logarithms are taken: what is nearly perfect would make any change enormous."""
 USUAL = log(0.1)
 """The logarithm that the parent's is compared with, so that the prior's constant is for such a one."""
-PRIOR = {True: np.array([0, 0, -0.03, 0, -0.03, 0, 0, -0.3]), False: np.array([0.03, -0.035, 0, -0.07, 0, 0, 0, 0])}
+PRIOR = {True: np.array([0, 0, -0.03, 0, -0.03, 0, 0, -0.3]), False: np.array([0.03, -0.035, 0, -0.07, 0, 0, -0.08, 0])}
 """Weights of the features (see `_features`) before there are families to learn from: of what begins as its parent, and of what doesn't."""
 PRIOR_SPREADS = {True: 0.02, False: 0.04}
 """What is left unexplained then."""
 FREEDOM = {True: np.array([1, 1, 1, 1, 1, 1, 0.5, 10]), False: np.array([1, 1, 1, 1, 1, 1, 0.5, 3])}
 """How far each weight may be from its prior, in units of what is left unexplained."""
-STARTED = (np.array([0, -0.02, 0, -0.05, 0, 0, 0, 0, 0.2]), np.array([1, 1, 1, 1, 1, 1, 0.5, 3, 3]), 0.03)
+STARTED = (np.array([0, -0.02, 0, -0.05, 0, 0, -0.08, 0, 0.2]), np.array([1, 1, 1, 1, 1, 1, 0.5, 3, 3]), 0.03)
 """The same three for an approximation whose value before its training is known; the last feature is how far that is from its parent's."""
 PRIOR_FAMILIES = 4
 """How many families the prior's spread counts as."""
@@ -49,12 +49,14 @@ class GainSampling:
 
     A child's value of a trained objective is predicted from its parent's and from the children trained so far (see `ChangeModel`). Children
     are accepted one after the other, each as if those before, and those underway, were trained and had the values predicted for them. To
-    train a member on without a change is a proposal like any other. Where nothing promises any gain, the paper's density chooses. Where
-    times are measured, a child that approximates its parent is trained only if it begins well enough (see `_Gain.worst_start`): its gain
-    counts for the share of all such children that was trained.
+    train a member on without a change is a proposal like any other, and so is to train a child three times as long: short trainings find
+    out what is worth it, but where networks have been trained well already only long ones make them better. Where nothing promises any
+    gain, the paper's density chooses. Where times are measured, a child that approximates its parent is trained only if it begins well
+    enough (see `_Gain.worst_start`): its gain counts for the share of all such children that was trained.
     """
 
     continues = True
+    lengths: tuple[int, ...] = (1, 3)
 
     def fit(self, knowledge: Knowledge) -> "_Gain":
         """See `Sampling.fit`."""
@@ -101,9 +103,10 @@ class _Gain:
                 gains[i] = self._gain(front, before, outlooks[i]) * worths[i]
                 most = max(most, gains[i])
             if not most > 0:
+                left = _shortest(proposals, left)
                 return chosen + [left[i] for i in self.density.accept([proposals[i] for i in left], count - len(chosen), rng)]
             best = int(rng.choice([i for i in left if gains[i] == most]))
-            left.remove(best)
+            left = [i for i in left if proposals[i].spec is not proposals[best].spec]  # nor any longer or shorter training of it
             chosen.append(best)
             front = np.vstack([front, outlooks[best][_MIDDLE]])
         return chosen
@@ -194,6 +197,16 @@ class _Gain:
 
     def _volume(self, points: Array) -> float:
         return hypervolume(points, self.known.keys, self.known.bounds)
+
+
+def _shortest(proposals: Sequence[Proposal], among: Sequence[int]) -> list[int]:
+    """Returns those of some proposals that are trained least of all with their architecture."""
+    found: dict[int, int] = {}
+    for i in among:
+        other = found.setdefault(id(proposals[i].spec), i)
+        if (proposals[i].epochs or 0) < (proposals[other].epochs or 0):
+            found[id(proposals[i].spec)] = i
+    return list(found.values())
 
 
 class ChangeModel:

@@ -18,9 +18,11 @@ class Sampling(Protocol):
 
     Attributes:
         continues: whether training a member on, without a change, is among the proposals.
+        lengths: how many times as long as usual a child may be trained; each proposal is made with each of them.
     """
 
     continues: bool
+    lengths: tuple[int, ...]
 
     def fit(self, knowledge: Knowledge) -> "FittedSampling":
         """Returns the choice for what is known now."""
@@ -46,6 +48,7 @@ class DensitySampling:
     """The paper's choice: weights 1 / density of the cheap objectives, for parents and children alike (Algorithm 1)."""
 
     continues = False
+    lengths: tuple[int, ...] = (1,)
 
     def fit(self, knowledge: Knowledge) -> FittedSampling:
         """See `Sampling.fit`."""
@@ -78,6 +81,7 @@ class UniformSampling:
     """Equal weights for all: the baseline."""
 
     continues = False
+    lengths: tuple[int, ...] = (1,)
 
     def fit(self, knowledge: Knowledge) -> FittedSampling:
         """See `Sampling.fit`."""

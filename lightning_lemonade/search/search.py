@@ -153,8 +153,11 @@ class Search:
             child = self._propose(parent, rng, generation)
             if child is not None:
                 found.setdefault(child.spec.structural_hash, child)
-        continued = self._continued(generation, None) if self.sampling.continues else []
-        legal = [*found.values(), *continued]
+        legal: list[Proposal] = []
+        for length in self.sampling.lengths if self.inherits else (1,):
+            epochs = None if length == 1 else length * self.epochs // self.tasks
+            legal += [replace(proposal, epochs=epochs) for proposal in found.values()]
+            legal += self._continued(generation, epochs) if self.sampling.continues else []
         return self._accepted(choice, legal, count, rng, room)
 
     def ask_to_polish(self, rng: np.random.Generator, count: int, generation: int, epochs: int, *, room: Room = NO_BOUND) -> Asked:
@@ -257,10 +260,11 @@ class Search:
         )
 
     def _continued(self, generation: int, epochs: int | None) -> list[Proposal]:
-        """Returns proposals to train each member on, as it is, once for as many epochs."""
+        """Returns proposals to train each member on, as it is, once for as many epochs, and not while it is."""
         if not self.inherits:
             return []
-        members = [member for member in self.population if (member.id, epochs) not in self._trained_on]
+        underway = {child.parent for child in self.in_flight.values() if not child.mutations}
+        members = [m for m in self.population if (m.id, epochs) not in self._trained_on and m.id not in underway]
         values = {m.id: {key: m.values[key] for key in self.objectives} for m in members}
         return [Proposal(m.spec, generation, m.id, (), values[m.id], epochs=epochs) for m in members]
 
@@ -279,7 +283,10 @@ class Search:
             if not chosen or (expected.seconds or 0.0) <= left:
                 chosen.append((i, replace(expected, worst_start=choice.worst_start(fit[i]))))
                 left -= expected.seconds or 0.0
-        return Asked(tuple(self._accept(fit[i], expected) for i, expected in sorted(chosen, key=itemgetter(0))), len(legal))
+        return Asked(
+            tuple(self._accept(fit[i], expected) for i, expected in sorted(chosen, key=itemgetter(0))),
+            len({(p.parent, p.spec.structural_hash) for p in legal}),
+        )
 
     def _accept(self, proposal: Proposal, expected: Expected | None = None) -> Child:
         child = Child(**vars(proposal), id=self._next_id, expected=expected or Expected())

@@ -281,6 +281,28 @@ def test_what_has_little_left_to_learn_is_grown(epochs, accepted):
     assert fitted([only]).accept(proposals, 1, np.random.default_rng(0)) == [accepted]
 
 
+def test_one_architecture_is_accepted_for_one_length_only():
+    """The longer where it brings more for its work, the shorter where it doesn't, and never both."""
+    parent, rng = member(0, 16, 0.3, 60), np.random.default_rng(0)
+    short = proposal(parent, 12)
+    long = replace(short, epochs=9)
+    other = proposal(parent, 4)
+
+    def learnt(change):
+        """Children after 3 and after 9 epochs of their own, whose error changes by the factor of the length."""
+        made = []
+        for i in range(40):
+            mother, own = member(2 * i, 8 + i % 4, 0.2 + 0.01 * (i % 3), 60), (3, 9)[i % 2]
+            child = member(2 * i + 1, 6 + i % 4, mother.values["error"] * change[own], epochs=60 + own)
+            made.append((mother.outline, replace(child.outline, exact=False)))
+        return made
+
+    assert sorted(fitted([parent], learnt({3: 1.2, 9: 0.6})).accept([short, long, other], 2, rng)) == [1, 2]
+    assert sorted(fitted([parent], learnt({3: 0.9, 9: 0.9})).accept([short, long, other], 2, rng)) == [0, 2]
+    perfect = member(1, 4, 0.0)  # where nothing gains, it is the shorter
+    assert fitted([parent, perfect]).accept([long, short], 2, rng) == [1]
+
+
 def test_where_the_front_is_weak_a_proposal_gains_more():
     weak, strong = member(0, 8, 0.5), member(1, 32, 0.1)
     rng = np.random.default_rng(0)

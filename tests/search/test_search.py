@@ -119,17 +119,31 @@ def test_children_carry_their_lineage():
         assert 1 <= len(child.mutations) <= 3
 
 
-def test_each_member_is_trained_on_at_most_once():
+def test_each_member_is_trained_on_once_for_each_length_and_for_one_at_a_time():
     search = started(sampling=GainSampling(), proposals=1)
-    parents = []
-    for generation in range(1, 5):
-        children = search.ask(derived_rng(0, "ask", generation), 5, generation).children
-        for child in children:
-            if not child.mutations:
-                assert child.spec == search.members[child.parent].spec
-                parents.append(child.parent)
-        search.tell(evaluated(child, 0.9) for child in children)
-    assert sorted(parents) == [0, 1, 2, 3]
+    done = []
+    for generation in range(1, 9):
+        children = [child for child in search.ask(derived_rng(0, "ask", generation), 5, generation).children if not child.mutations]
+        assert all(child.spec == search.members[child.parent].spec for child in children)
+        assert len({child.parent for child in children}) == len(children)
+        again = search.ask(derived_rng(1, "ask", generation), 5, generation).children
+        assert {child.parent for child in children}.isdisjoint(child.parent for child in again if not child.mutations)
+        children += [child for child in again if not child.mutations]
+        done += [(child.parent, child.epochs) for child in children]
+        search.tell(evaluated(child, 0.9) for child in [*search.in_flight.values()])
+    assert len(set(done)) == len(done)
+    assert {(parent, epochs) for parent in range(4) for epochs in (None, 9)} <= set(done)
+
+
+def test_children_are_proposed_for_each_length_of_training_but_counted_once():
+    asked = started(sampling=GainSampling(), proposals=16).ask(derived_rng(0, "ask", 1), 12, 1)
+    assert asked.proposed == 16 + 4
+    assert {child.epochs for child in asked.children} <= {None, 9}
+    assert len({child.spec.structural_hash for child in asked.children if child.mutations}) == sum(
+        bool(c.mutations) for c in asked.children
+    )
+    one = started(sampling=GainSampling(), inherits=False).ask(derived_rng(0, "ask", 1), 12, 1)
+    assert {child.epochs for child in one.children} == {None}  # without inheritance a child has the epochs that it was given
 
 
 def test_without_inheritance_no_member_is_trained_on_and_epochs_are_a_childs_own():
