@@ -52,7 +52,7 @@ def test_a_ladder_spreads_its_sizes():
 
 
 def test_the_short_form_compares_every_kind_of_method(tmp_path):
-    methods = ["ours", "unscreened", "scratch-1", "uniform", "random-1", "nsga2-1", "sms-emoa-1", "ladder-1", "ladder-spanning-1"]
+    methods = ["ours", "unscreened", "short", "scratch-1", "uniform", "random-1", "nsga2-1", "sms-emoa-1", "ladder-1", "ladder-spanning-1"]
     out = tmp_path / "points.csv"
     command = ["bench_search.py", "--data=digits", "--minutes=0.03", "--seeds=0", f"--out={out}", "--methods", *methods]
     done = programs.run_script(*command)
