@@ -34,9 +34,9 @@ def family(method: str) -> str:
     return name if name and tail.isdigit() else method
 
 
-def final(results: Results, method: str, reference: float, *, test: bool = True) -> list[float]:
+def final(results: Results, method: str, reference: float, *, test: bool = True) -> dict[int, float]:
     """Returns a method's hypervolumes at the end, by seed."""
-    return [curve(points, reference, test=test)[-1][1] for (name, _), points in sorted(results.items()) if name == method]
+    return {seed: curve(points, reference, test=test)[-1][1] for (name, seed), points in sorted(results.items()) if name == method}
 
 
 def best_of(results: Results) -> list[str]:
@@ -45,19 +45,25 @@ def best_of(results: Results) -> list[str]:
     chosen: dict[str, str] = {}
     for method in methods:
         other = chosen.setdefault(family(method), method)
-        if median(final(results, method, REFERENCES[0])) > median(final(results, other, REFERENCES[0])):
+        if _middle(results, method) > _middle(results, other):
             chosen[family(method)] = method
     return sorted(chosen.values(), key=lambda method: method != OURS)
 
 
-def ratios(results: Results, method: str, reference: float) -> list[float]:
+def _middle(results: Results, method: str) -> float:
+    return median(final(results, method, REFERENCES[0]).values())
+
+
+def ratios(results: Results, method: str, reference: float) -> dict[int, float]:
     """Returns, by seed, the time at which ours has a method's final value over that method's own time to it; infinite where never."""
-    found = []
+    found = {}
     for (name, seed), points in sorted(results.items()):
         if name == method and (OURS, seed) in results:
             theirs, ours = curve(points, reference), curve(results[OURS, seed], reference)
+            if not theirs[-1][1]:  # any network at all reaches that
+                continue
             own, mine = reached(theirs, theirs[-1][1]), reached(ours, theirs[-1][1])
-            found.append(mine / own if mine and own else float("inf"))
+            found[seed] = mine / own if mine and own else float("inf")
     return found
 
 
@@ -66,21 +72,26 @@ def table(results: Results) -> list[str]:
     seeds = sorted({seed for _, seed in results})
     sides = [f"{kind} at {reference:g}" for reference in REFERENCES for kind in ("test", "validation", "time of ours / its own")]
     lines = [f"| method | networks | seconds | epochs | {' | '.join(sides)} |", "|---" * (4 + len(sides)) + "|"]
-    for method in sorted({method for method, _ in results}, key=lambda m: (m != OURS, -median(final(results, m, REFERENCES[0])))):
+    for method in sorted({method for method, _ in results}, key=lambda m: (m != OURS, -_middle(results, m))):
         runs = [results.get((method, seed), []) for seed in seeds]
         cells = [
             method,
-            _cell(str(len(points)) for points in runs),
+            _cell(str(len(points)) if points else "-" for points in runs),
             _cell(f"{points[-1].seconds:.0f}" if points else "-" for points in runs),
-            _cell(str(sum(point.epochs for point in points)) for points in runs),
+            _cell(str(sum(point.epochs for point in points)) if points else "-" for points in runs),
         ]
         for reference in REFERENCES:
-            cells += [_cell(f"{value:.3f}" for value in final(results, method, reference, test=test)) for test in (True, False)]
-            cells.append(
-                "" if method == OURS else _cell("never" if r == float("inf") else f"{r:.2f}" for r in ratios(results, method, reference))
-            )
+            for test in (True, False):
+                ends = final(results, method, reference, test=test)
+                cells.append(_cell(f"{ends[seed]:.3f}" if seed in ends else "-" for seed in seeds))
+            shares = {} if method == OURS else ratios(results, method, reference)
+            cells.append(_cell(_share(shares.get(seed)) for seed in seeds) if shares else "")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else "never" if share == float("inf") else f"{share:.2f}"
 
 
 def _cell(texts: Iterable[str]) -> str:
@@ -161,12 +172,15 @@ def section(asked: str, parts: Iterable[str], results: Results, image: str) -> l
     seeds = ", ".join(str(seed) for seed in sorted({seed for _, seed in results}))
     medians = []
     for method in best_of(results)[1:]:
-        shown = [f"{median(found):.2f} at {reference:g}" for reference in REFERENCES if (found := ratios(results, method, reference))]
+        shown = [
+            f"{median(found.values()):.2f} at {reference:g}" for reference in REFERENCES if (found := ratios(results, method, reference))
+        ]
         medians.append(f"{method} {' and '.join(shown)}")
     return [
         f"### {asked}",
         "",
-        f"Ours: {' or '.join(sorted(parts))}. Seeds {seeds}; each cell by seed. "
+        f"Ours: {' or '.join(sorted(parts))}. Seeds {seeds}; each cell by seed, a dash where it wasn't run "
+        "or there was nothing to reach. "
         f"Median time of ours / its own, for each method's best number of epochs: {'; '.join(medians)}.",
         "",
         *table(results),

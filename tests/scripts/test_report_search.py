@@ -13,7 +13,8 @@ def results(tmp_path):
         with paths[-1].open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["settings", "ours", "method", "seed", "seconds", "epochs", "params", "val_error", "test_error"])
-            for method, scale, first, last in (("ours", 1, 0.2, 0.1), ("random-4", 5, 0.3, 0.1), ("random-12", 5, 0.4, 0.3)):
+            methods = [("ours", 1, 0.2, 0.1), ("random-4", 5, 0.3, 0.1), ("random-12", 5, 0.4, 0.3), ("ladder-4", 5, 0.5, 0.35)]
+            for method, scale, first, last in methods[: 4 if seed else 3]:
                 shown = ["toy, 1 minutes", "no parts" if method == "ours" else "", method, seed]
                 writer.writerow([*shown, 10 * scale, 3, 1e4, first, first + 0.01])
                 writer.writerow([*shown, 20 * scale, 3, 1e4, last, last + 0.01])
@@ -33,9 +34,13 @@ def test_the_page_gets_a_table_and_a_picture_again_and_again(results, tmp_path):
     assert text.count("### toy, 1 minutes") == 1
     assert "Ours: no parts. Seeds 0, 1;" in text
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
-    assert list(rows) == ["method", "ours", "random-4", "random-12"]
+    assert list(rows) == ["method", "ours", "random-4", "random-12", "ladder-4"]
     assert "| 0.20, 0.20 |" in rows["random-4"]  # 20 s of ours over its own 100
     assert "| 0.10, 0.10 |" in rows["random-12"]  # ours has 0.31 with its first network, after 10 s of 100
+    only_one, of_reference = rows["ladder-4"].split("|"), 5  # it was run with seed 1 alone, and has nothing below the reference 0.3
+    assert [cell.strip() for cell in only_one[2:5]] == ["-, 2", "-, 100", "-, 6"]
+    assert (only_one[of_reference].strip()[:2], only_one[of_reference + 2].strip()) == ("-,", "-, 0.10")
+    assert [cell.strip() for cell in only_one[of_reference + 3 : of_reference + 6]] == ["-, 0.000", "-, 0.000", ""]
     assert "random-4 0.20 at 1 and 0.20 at 0.3" in text
     assert (tmp_path / "search-toy.svg").read_text().startswith("<?xml")
 
