@@ -22,7 +22,7 @@ class Training:
     """How a candidate is trained: SGD with momentum, cosine to zero after a linear warm-up.
 
     Attributes:
-        epochs: of a child; with choice by gain three times as many, where that promises more: see `GainSampling`.
+        epochs: of a child; three times as many where a search by gain has a time, and that promises more for it: see `GainSampling`.
         initial_epochs: of a starting network.
         polish_epochs: of a member of the front that is polished at the end of a search.
         learning_rate: the highest.

@@ -15,6 +15,7 @@ from lightning_lemonade.evaluation.pace import Pace
 from lightning_lemonade.executors.places import Places, places_of
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import DATABASE
+from lightning_lemonade.search import SAMPLING
 from lightning_lemonade.settings import SearchSettings
 from lightning_lemonade.starts import hypervolume_bounds, paces_of, starting_networks, that_fit
 
@@ -227,6 +228,9 @@ def _notes(plan: Plan, settings: SearchSettings, evaluator: Evaluator) -> list[s
     slowest = max(start.seconds for start in plan.starts)
     if settings.max_child_seconds is not None and slowest > settings.max_child_seconds and places.at_hand:
         notes.append(f"max_child_time ends a training after {_time(settings.max_child_seconds)}, and one takes about {_time(slowest)}")
+    longest = max(SAMPLING[settings.sampling].lengths)
+    if settings.max_seconds is not None and settings.inherit and longest > 1:
+        notes.append(f"children may be trained {longest} times as long where that promises more: then there are fewer than planned")
     if settings.run_dir is not None and os.path.exists(settings.run_dir / DATABASE):
         notes.append(f"{settings.run_dir} holds a run already, with which a search goes on: this plans all of it, from the start")
     return [*notes, "children may grow: limits bound their memory and time. Inheriting and recording aren't counted, nor the test split"]

@@ -175,6 +175,16 @@ def test_errors_are_told_as_a_search_does(arguments, data, error, words):
         planned(data, **arguments)
 
 
+def test_where_children_may_be_trained_longer_the_plan_says_so():
+    def told(**arguments):
+        return any("children may be trained 3 times as long" in note for note in planned(**arguments).notes)
+
+    assert told(max_time="00:00:10:00", algorithm="gain")
+    assert not told(max_generations=2, algorithm="gain")
+    assert not told(max_time="00:00:10:00", algorithm="gain", inherit=False)
+    assert not told(max_time="00:00:10:00")
+
+
 def test_ray_on_this_machine_begins_no_cluster(monkeypatch):
     import ray
 

@@ -194,6 +194,7 @@ def test_the_algorithm_is_one_argument():
 
 
 def test_a_search_by_the_defaults_shrinks_all_layers_at_once_and_grows(tmp_path):
+    """Seeds 0 to 5 grow 7, 2, 6, 3, 1 and 3 of 16 children."""
     LemonadeTrainer(run_dir=tmp_path / "run", max_generations=2, epochs=1, initial_epochs=3, accelerator="cpu", seed=0).search(
         DigitsDataModule()
     )

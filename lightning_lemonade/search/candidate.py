@@ -63,6 +63,11 @@ class Proposal:
         """Whether it computes what its parent does, before any training."""
         return all(mutation.exact for mutation in self.mutations)
 
+    @property
+    def kinship(self) -> tuple[int | None, str]:
+        """Parent and architecture, which proposals have in common that differ in the length of their training alone."""
+        return self.parent, self.spec.structural_hash
+
 
 @dataclass(frozen=True)
 class Child(Proposal):

@@ -49,9 +49,9 @@ class GainSampling:
 
     A child's value of a trained objective is predicted from its parent's and from the children trained so far (see `ChangeModel`). Children
     are accepted one after the other, each as if those before, and those underway, were trained and had the values predicted for them. To
-    train a member on without a change is a proposal like any other, and so is to train a child three times as long: short trainings find
-    out what is worth it, but where networks have been trained well already only long ones make them better. Where nothing promises any
-    gain, the paper's density chooses. Where times are measured, a child that approximates its parent is trained only if it begins well
+    train a member on without a change is a proposal like any other. Where a time bounds the search, so is to train a child three times as
+    long: short trainings tell what is worth it, long ones make better what was trained well already. Where nothing promises any gain, the
+    paper's density chooses. Where times are measured, a child that approximates its parent is trained only if it begins well
     enough (see `_Gain.worst_start`): its gain counts for the share of all such children that was trained.
     """
 
@@ -103,10 +103,11 @@ class _Gain:
                 gains[i] = self._gain(front, before, outlooks[i]) * worths[i]
                 most = max(most, gains[i])
             if not most > 0:
-                left = _shortest(proposals, left)
+                shortest = {proposals[i].kinship: i for i in sorted(left, key=lambda i: -(proposals[i].epochs or 0))}
+                left = sorted(shortest.values())
                 return chosen + [left[i] for i in self.density.accept([proposals[i] for i in left], count - len(chosen), rng)]
             best = int(rng.choice([i for i in left if gains[i] == most]))
-            left = [i for i in left if proposals[i].spec is not proposals[best].spec]  # nor any longer or shorter training of it
+            left = [i for i in left if proposals[i].kinship != proposals[best].kinship]
             chosen.append(best)
             front = np.vstack([front, outlooks[best][_MIDDLE]])
         return chosen
@@ -197,16 +198,6 @@ class _Gain:
 
     def _volume(self, points: Array) -> float:
         return hypervolume(points, self.known.keys, self.known.bounds)
-
-
-def _shortest(proposals: Sequence[Proposal], among: Sequence[int]) -> list[int]:
-    """Returns those of some proposals that are trained least of all with their architecture."""
-    found: dict[int, int] = {}
-    for i in among:
-        other = found.setdefault(id(proposals[i].spec), i)
-        if (proposals[i].epochs or 0) < (proposals[other].epochs or 0):
-            found[id(proposals[i].spec)] = i
-    return list(found.values())
 
 
 class ChangeModel:

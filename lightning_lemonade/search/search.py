@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lightning_lemonade.errors import SearchError
+from lightning_lemonade.errors import ConfigurationError, SearchError
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.morphisms import Mutation
 from lightning_lemonade.search.candidate import Child, Expected, Member, Outcome, Outline, Proposal
@@ -38,7 +38,7 @@ class Asked:
 
     Attributes:
         children: accepted for evaluation, with ids.
-        proposed: how many legal proposals there were to choose from.
+        proposed: how many legal proposals there were to choose from; one counts once, for however many lengths of training it was made.
     """
 
     children: tuple[Child, ...]
@@ -82,6 +82,8 @@ class Search:
         population: the members.
         members: the population and the parents of what is in flight, by id.
         in_flight: children accepted and not told of yet, by id.
+        lengths: how many times as long as usual a child may be trained. Others than once only where times are known, since otherwise a
+            search is bounded by its number of children, and nothing by what they take; nor without inheritance, where all are equal.
         started: how many starting networks were accepted.
     """
 
@@ -104,6 +106,7 @@ class Search:
         self.space, self.objectives, self.keys, self.limits = space, objectives, tuple(keys), limits
         self.sampling, self.survival, self.proposals, self.bounds = sampling, survival, proposals, bounds
         self.epochs, self.tasks, self.inherits, self.timed = epochs, tasks, inherits, timed
+        self.lengths = lengths_of(sampling) if timed and inherits else (1,)
         self.population: list[Member] = []
         self.members: dict[int, Member] = {}
         self.in_flight: dict[int, Child] = {}
@@ -130,6 +133,8 @@ class Search:
     def ask(self, rng: np.random.Generator, count: int, generation: int, *, proposals: int | None = None, room: Room = NO_BOUND) -> Asked:
         """Proposes children of the population and accepts some of them: the first half of a generation.
 
+        Where times are known, each is proposed for every length of training that the strategy of choice asks for, and accepted for one.
+
         Args:
             rng: the source of every draw.
             count: n_ac, children wanted; fewer where not enough legal ones are found.
@@ -154,7 +159,7 @@ class Search:
             if child is not None:
                 found.setdefault(child.spec.structural_hash, child)
         legal: list[Proposal] = []
-        for length in self.sampling.lengths if self.inherits else (1,):
+        for length in self.lengths:
             epochs = None if length == 1 else length * self.epochs // self.tasks
             legal += [replace(proposal, epochs=epochs) for proposal in found.values()]
             legal += self._continued(generation, epochs) if self.sampling.continues else []
@@ -276,7 +281,7 @@ class Search:
             fit = [proposal for proposal, spent in zip(legal, seconds, strict=True) if spent <= most]
         else:
             fit = list(legal)
-        wanted = choice.accept(fit, count, rng)
+        wanted = list({fit[i].kinship: i for i in reversed(choice.accept(fit, count, rng))}.values())[::-1]  # each for one length
         chosen: list[tuple[int, Expected]] = []
         left = room.together
         for i, expected in zip(wanted, choice.expected([fit[i] for i in wanted]), strict=True):
@@ -285,7 +290,7 @@ class Search:
                 left -= expected.seconds or 0.0
         return Asked(
             tuple(self._accept(fit[i], expected) for i, expected in sorted(chosen, key=itemgetter(0))),
-            len({(p.parent, p.spec.structural_hash) for p in legal}),
+            len({proposal.kinship for proposal in legal}),
         )
 
     def _accept(self, proposal: Proposal, expected: Expected | None = None) -> Child:
@@ -303,3 +308,15 @@ class Search:
 
     def _values(self, spec: GraphSpec) -> dict[str, float]:
         return {key: measure(spec) for key, measure in self.objectives.items()}
+
+
+def lengths_of(sampling: Sampling) -> tuple[int, ...]:
+    """Returns how many times as long as usual a strategy's children may be trained.
+
+    Raises:
+        ConfigurationError: if these aren't distinct whole numbers of at least 1.
+    """
+    lengths = tuple(sampling.lengths)
+    if not lengths or len(set(lengths)) < len(lengths) or any(type(length) is not int or length < 1 for length in lengths):
+        raise ConfigurationError(f"{type(sampling).__name__}.lengths must be distinct whole numbers of at least 1, got {lengths!r}")
+    return lengths

@@ -4,17 +4,20 @@ from math import inf
 import pytest
 
 from lightning_lemonade.errors import ConfigurationError, SearchError
+from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.search import (
     DensitySampling,
     Failure,
     GainSampling,
     Limits,
     Measurement,
+    Member,
     NonDominatedSurvival,
     Outcome,
     Room,
     Search,
     TaskResult,
+    UniformSampling,
     derived_rng,
     derived_seed,
 )
@@ -25,7 +28,7 @@ SPACE = ConvNetSpace()
 STARTS = SPACE.initial((1, 8, 8), 10)
 
 
-def make_search(limits=None, proposals=12, sampling=None, inherits=True, timed=False):
+def make_search(limits=None, proposals=12, sampling=None, inherits=True, timed=False, epochs=3, tasks=1):
     return Search(
         space=SPACE,
         objectives={"params": lambda spec: float(spec.parameter_count)},
@@ -35,7 +38,8 @@ def make_search(limits=None, proposals=12, sampling=None, inherits=True, timed=F
         survival=NonDominatedSurvival(),
         proposals=proposals,
         bounds={"error": (0.0, 0.9), "params": (1e2, 1e6)},
-        epochs=3,
+        epochs=epochs,
+        tasks=tasks,
         inherits=inherits,
         timed=timed,
     )
@@ -120,7 +124,7 @@ def test_children_carry_their_lineage():
 
 
 def test_each_member_is_trained_on_once_for_each_length_and_for_one_at_a_time():
-    search = started(sampling=GainSampling(), proposals=1)
+    search = started(sampling=GainSampling(), proposals=1, timed=True)
     done = []
     for generation in range(1, 9):
         children = [child for child in search.ask(derived_rng(0, "ask", generation), 5, generation).children if not child.mutations]
@@ -135,15 +139,46 @@ def test_each_member_is_trained_on_once_for_each_length_and_for_one_at_a_time():
     assert {(parent, epochs) for parent in range(4) for epochs in (None, 9)} <= set(done)
 
 
-def test_children_are_proposed_for_each_length_of_training_but_counted_once():
-    asked = started(sampling=GainSampling(), proposals=16).ask(derived_rng(0, "ask", 1), 12, 1)
-    assert asked.proposed == 16 + 4
-    assert {child.epochs for child in asked.children} <= {None, 9}
-    assert len({child.spec.structural_hash for child in asked.children if child.mutations}) == sum(
-        bool(c.mutations) for c in asked.children
-    )
-    one = started(sampling=GainSampling(), inherits=False).ask(derived_rng(0, "ask", 1), 12, 1)
-    assert {child.epochs for child in one.children} == {None}  # without inheritance a child has the epochs that it was given
+class Lengths(UniformSampling):
+    """Uniform choice, with what it says of how long children are trained."""
+
+    def __init__(self, lengths, *, continues=False):
+        self.lengths, self.continues = lengths, continues
+
+
+def test_where_times_are_known_children_are_proposed_for_each_length_and_accepted_for_one():
+    def asked(**settings):
+        return started(sampling=Lengths((1, 3), continues=True), proposals=16, **settings).ask(derived_rng(0, "ask", 1), 12, 1)
+
+    assert asked(timed=True).proposed == 16 + 4  # each counts once
+    assert {child.epochs for child in asked(timed=True).children} == {None, 9}
+    assert len({child.kinship for child in asked(timed=True).children}) == len(asked(timed=True).children)
+    assert {child.epochs for child in asked(timed=True, epochs=6, tasks=2).children} == {None, 9}  # for each of the two tasks
+    assert {child.epochs for child in asked(timed=False).children} == {None}
+    assert {child.epochs for child in asked(timed=True, inherits=False).children} == {None}
+
+
+@pytest.mark.parametrize("lengths", [(), (0,), (-1, 1), (1, 1), (1, 2.5), (True,)])
+def test_lengths_that_are_none_are_told(lengths):
+    with pytest.raises(ConfigurationError, match=r"Lengths\.lengths must be distinct whole numbers of at least 1, got \("):
+        make_search(sampling=Lengths(lengths), timed=True)
+
+
+def test_the_choice_of_lengths_doesnt_depend_on_which_objects_architectures_are():
+    """A member and what came of training it on share their architecture, as one object until a search is resumed."""
+
+    def asked(restored):
+        search = started(sampling=GainSampling(), proposals=1, timed=True)
+        size = float(STARTS[0].parameter_count)
+        twins = [Member(90 + i, STARTS[0], {"error": 0.5 - 0.01 * i, "params": size}, 3 + 3 * i) for i in range(2)]
+        if restored:
+            twins = [replace(twin, spec=GraphSpec.from_dict(twin.spec.to_dict())) for twin in twins]
+        search.population = twins
+        search.members |= {twin.id: twin for twin in twins}
+        return [(child.parent, child.epochs) for child in search.ask(derived_rng(0, "ask", 1), 6, 1).children if not child.mutations]
+
+    assert asked(True) == asked(False)
+    assert {parent for parent, _ in asked(False)} == {90, 91}
 
 
 def test_without_inheritance_no_member_is_trained_on_and_epochs_are_a_childs_own():
