@@ -173,7 +173,9 @@ def section(asked: str, parts: Iterable[str], results: Results, image: str) -> l
     medians = []
     for method in best_of(results)[1:]:
         shown = [
-            f"{median(found.values()):.2f} at {reference:g}" for reference in REFERENCES if (found := ratios(results, method, reference))
+            f"{_share(median(found.values()))} at {reference:g}"
+            for reference in REFERENCES
+            if (found := ratios(results, method, reference))
         ]
         medians.append(f"{method} {' and '.join(shown)}")
     return [
