@@ -54,6 +54,19 @@ def test_a_search_that_is_bounded_by_time_expects_seconds(tmp_path):
     assert told.seconds > 0
 
 
+def test_children_are_trained_as_long_as_they_were_proposed_for_also_after_a_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr(GainSampling, "lengths", (3,))
+    settings = SMALL | {"max_time": "00:01:00:00", "sampling": "gain", "run_dir": tmp_path / "run"}
+    for generations in (1, 2):  # the second time it goes on
+        LemonadeTrainer(**settings | {"max_generations": generations}).search(DigitsDataModule())
+        children = [c for c in History.open(tmp_path / "run").candidates() if c.generation]
+        assert {c.generation for c in children} == set(range(1, generations + 1))
+        assert {c.planned for c in children} == {3}
+        trained = [c for c in children if c.expected.worst_start is None or c.start_error <= c.expected.worst_start]
+        assert trained
+        assert all(c.epochs == (3 if c in trained else 0) for c in children)
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_children_that_begin_too_badly_are_recorded_untrained_and_are_no_members(tmp_path, monkeypatch, asynchronous):
     monkeypatch.setattr(_Gain, "worst_start", lambda choice, child: None if choice.known.is_exact(child) else 0.3)
