@@ -152,7 +152,7 @@ def strided_net(sample_shape: Sequence[int], num_outputs: int, width: int) -> Gr
 def spanning_net(sample_shape: Sequence[int], num_outputs: int, width: int) -> GraphSpec:
     """Returns a network of one block of width filters, two of 2 width and two of 4 width, with max pooling between the sizes. Source: ours.
 
-    A second block where images are large takes longer than any other, and is worth less: see docs/benchmarks.md.
+    A second block at the full size takes longer than any other: docs/benchmarks.md has what shapes were worth.
 
     Args:
         sample_shape: (channels, height, width).
