@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from lightning_lemonade.callback import Heir, Inheritance
 from lightning_lemonade.errors import ConfigurationError, DataError, EvaluationError
 from lightning_lemonade.evaluation.data import LEAN, TaskData
-from lightning_lemonade.evaluation.failures import failure_of, memory_error, ran_out_of_memory
+from lightning_lemonade.evaluation.failures import deaths_told, failure_of, memory_error, ran_out_of_memory
 from lightning_lemonade.evaluation.halves import halve
 from lightning_lemonade.evaluation.interrupts import as_sent
 from lightning_lemonade.evaluation.limit import AfterEachBatch, OutOfTime, TimeLimit
@@ -95,7 +95,7 @@ class Evaluator:
                 return self._evaluate(request, spent, halved)
 
         try:
-            with as_sent(), self._limit.running():
+            with as_sent(), self._limit.running(), deaths_told():
                 return self._twice(attempt, child.spec, f"candidate {child.id}")
         except (ConfigurationError, DataError, SIGTERMException):  # the same for every child, or for the search: no failure of this one
             raise
@@ -117,7 +117,7 @@ class Evaluator:
                 return self._test(request, halved)
 
         try:
-            with as_sent(), self._limit.running():
+            with as_sent(), self._limit.running(), deaths_told():
                 return self._twice(attempt, request.spec, "a candidate that is tested")
         except OutOfTime as error:
             self._limit.stop()

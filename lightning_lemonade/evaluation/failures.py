@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,8 @@ _MEMORY = (
     "ALLOC_FAILED",
 )
 _TRACEBACK = "Traceback (most recent call last):\n"
+SOON = 1.0
+"""Seconds within which the signal of a process that died comes: its connections end a moment before."""
 
 
 class _Told(NamedTuple):
@@ -111,6 +114,20 @@ def from_data_module(datamodule: object, step: str) -> Iterator[None]:
         raise DataError(f"{type(datamodule).__name__}.{step} raised {in_one_line(error)}: mend it") from error
 
 
+@contextmanager
+def deaths_told() -> Iterator[None]:
+    """Waits, where the connection to a loader's process broke, for the signal that says that it died.
+
+    Torch's handler of that signal raises wherever the program is, which may otherwise be after the failure was dealt with.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _broke_off(error):
+            time.sleep(SOON)
+        raise
+
+
 def _told(error: BaseException) -> _Told:
     """Returns what an exception tells; one that was raised in another process carries its traceback as text."""
     name, text = type(error).__name__, str(error)
@@ -129,6 +146,11 @@ def _lost_a_worker(error: BaseException) -> bool:
     """Returns whether a loader's process died, of which each way to notice it, and each run, tells something else."""
     if str(error).startswith("DataLoader worker (pid"):  # raised by a handler of signals, wherever the program is
         return True
+    return _broke_off(error)
+
+
+def _broke_off(error: BaseException) -> bool:
+    """Returns whether the connection to a loader's process ended while a batch was awaited from it."""
     asked = any(frame.f_code.co_name == "_try_get_data" for frame, _ in walk_tb(error.__traceback__))
     return asked and isinstance(error, ConnectionError | EOFError | FileNotFoundError)
 

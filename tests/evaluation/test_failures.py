@@ -4,16 +4,18 @@ import os
 import re
 import signal
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from lightning_lemonade.errors import ConfigurationError, DataError
 from lightning_lemonade.evaluation import FAILURE_KINDS, TaskData, from_data_module
-from lightning_lemonade.evaluation.failures import failure_of, in_one_line, ran_out_of_memory
+from lightning_lemonade.evaluation.failures import deaths_told, failure_of, in_one_line, ran_out_of_memory
 from lightning_lemonade.module import LemonadeModule
 
 HERE = r"\(test_failures.py, line \d+\)"
@@ -132,6 +134,36 @@ def test_what_the_data_raise_is_told_apart(small, which, text):
 def test_a_loaders_process_that_dies_is_told_alike_however_it_is_noticed(small):
     failures = {small.outcome(small.data(Dying(), 1)).failure for _ in range(2)}
     assert [(failure.kind, failure.text.partition(":")[0]) for failure in failures] == [("data", "a process that loads data died")]
+
+
+@pytest.fixture
+def kept_handler():
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+class Reset:
+    """Something that can't be received any more."""
+
+    def __reduce__(self):
+        return fail, (ConnectionResetError("reset by the other side"),)
+
+
+class Breaking(torch.utils.data.IterableDataset):
+    """Breaks the connection off, and dies a little later."""
+
+    def __iter__(self):
+        yield Reset()
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_death_is_told_while_its_failure_is_dealt_with(monkeypatch, kept_handler):
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # Lightning takes torch's handler away after a training
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid \d+\) is killed by signal") as raised, deaths_told():
+        next(iter(DataLoader(Breaking(), batch_size=None, num_workers=1)))
+    assert isinstance(raised.value.__context__, ConnectionResetError)
 
 
 def test_the_other_kinds(small):

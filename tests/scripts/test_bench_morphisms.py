@@ -15,8 +15,8 @@ def test_its_short_form_compares_every_way():
     assert "| pass |" in done.stdout
 
 
-def test_what_is_wrong_is_named():
+def test_what_is_wrong_is_named(tmp_path):
     assert "speed" in run("speed").stderr
-    missing = run("--data_root", "/nowhere")
+    missing = run("--data_root", str(tmp_path / "absent"))
     assert missing.returncode == 2
-    assert "/nowhere is no folder" in missing.stderr
+    assert "absent is no folder" in missing.stderr
