@@ -19,13 +19,13 @@ LEAST = 0.01
 """Of what the bounds span, added before logarithms are taken: what is nearly perfect would make any change enormous."""
 USUAL = log(0.1)
 """The logarithm that the parent's is compared with, so that the prior's constant is for such a one."""
-PRIOR = {True: np.array([0, 0, -0.03, 0, -0.03, 0, 0, -0.3]), False: np.array([0.03, -0.035, 0, -0.07, 0, 0, -0.08, 0])}
+PRIOR = {True: np.array([0.02, 0, -0.04, 0, -0.04, 0, 0, -0.3]), False: np.array([0.03, -0.035, 0, -0.07, 0, 0, 0, -0.3])}
 """Weights of the features (see `_features`) before there are families to learn from: of what begins as its parent, and of what doesn't."""
 PRIOR_SPREADS = {True: 0.02, False: 0.04}
 """What is left unexplained then."""
 FREEDOM = {True: np.array([1, 1, 1, 1, 1, 1, 0.5, 10]), False: np.array([1, 1, 1, 1, 1, 1, 0.5, 3])}
 """How far each weight may be from its prior, in units of what is left unexplained."""
-STARTED = (np.array([0, -0.02, 0, -0.05, 0, 0, -0.08, 0, 0.2]), np.array([1, 1, 1, 1, 1, 1, 0.5, 3, 3]), 0.03)
+STARTED = (np.array([0, -0.02, 0, -0.05, 0, 0, 0, -0.3, 0.2]), np.array([1, 1, 1, 1, 1, 1, 0.5, 3, 3]), 0.03)
 """The same three for an approximation whose value before its training is known; the last feature is how far that is from its parent's."""
 PRIOR_FAMILIES = 4
 """How many families the prior's spread counts as."""
@@ -35,6 +35,8 @@ NORMAL = 0.692
 """The square of such a distribution's scale that fits normal residuals of variance one best."""
 ROUNDS, CLOSE = 200, 1e-4
 """Rounds of the fit at most, and the relative change of the variance at which it ends."""
+GROWN = 6
+"""Epochs of its own in which a child gets half of what more parameters and multiply-adds may bring: what is new begins untrained."""
 HALVINGS = 12
 """How often the range of a child's worst start is halved."""
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
@@ -321,14 +323,15 @@ class ChangeModel:
     def _features(self, parent: Outline, child: Outline | GraphSpec, own: int) -> list[float]:
         """Returns what a change is predicted from.
 
-        One; parameters lost, gained, multiply-adds lost, gained (as logarithms); the parent's level; the epochs of its own; and the square
-        of their share of all that it and its ancestors had, as what a further training brings falls.
+        One; parameters lost, gained, multiply-adds lost, gained (as logarithms; what is gained counts for as much as is trained of it); the
+        parent's level; the epochs of its own; and the square of their share of all that it and its ancestors had, as what a further
+        training brings falls. Where nothing is inherited, all training is alike: then the share is none.
         """
         params = log(max(1, child.parameter_count) / max(1, parent.parameter_count))
         macs = log(max(1, child.macs) / max(1, parent.macs))
         own = max(1, own)
-        share = own / (own + parent.epochs * self.inherits)
-        sizes = [min(params, 0), max(params, 0), min(macs, 0), max(macs, 0)]
+        share, trained = (own / (own + parent.epochs), own / (own + GROWN)) if self.inherits else (0.0, 1.0)
+        sizes = [min(params, 0), trained * max(params, 0), min(macs, 0), trained * max(macs, 0)]
         return [1.0, *sizes, self._level(parent.values[self.key]) - USUAL, log(own / 3), share**2]
 
 

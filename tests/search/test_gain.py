@@ -6,7 +6,7 @@ import pytest
 from lightning_lemonade.morphisms import PruneFilters
 from lightning_lemonade.search import GainSampling, Knowledge, Member, Proposal
 from lightning_lemonade.search.candidate import Child, Expected, Measurement
-from lightning_lemonade.search.gain import LEAST, NORMAL, PRIOR, PRIOR_SPREADS, TAILS, ChangeModel, _Regression
+from lightning_lemonade.search.gain import GROWN, LEAST, NORMAL, PRIOR, PRIOR_SPREADS, TAILS, ChangeModel, _Regression
 from lightning_lemonade.spaces import strided_net
 
 BOUNDS = {"error": (0.0, 0.9), "params": (1e2, 1e6)}
@@ -67,11 +67,12 @@ def test_without_families_the_model_is_a_prior():
     _, lost, _, gained = (
         [np.log(child.spec.parameter_count / parent.spec.parameter_count), np.log(child.spec.macs / parent.spec.macs)] for child in children
     )
-    constant, lost_params, _, lost_macs, *_ = PRIOR[False]
-    _, _, gained_params, _, gained_macs, *_, trained_on = PRIOR[True]
-    on = trained_on * (1 / 4) ** 2
-    approximate = [constant, constant + lost_params * lost[0] + lost_macs * lost[1]]
-    changes = np.array([*approximate, on, on + gained_params * gained[0] + gained_macs * gained[1]])
+    constant, lost_params, _, lost_macs, *_, trained_on = PRIOR[False]
+    same = constant + trained_on * (3 / 6) ** 2
+    approximate = [same, same + lost_params * lost[0] + lost_macs * lost[1]]
+    constant, _, gained_params, _, gained_macs, *_, trained_on = PRIOR[True]
+    on = constant + trained_on * (1 / 4) ** 2
+    changes = np.array([*approximate, on, on + (gained_params * gained[0] + gained_macs * gained[1]) * 1 / (1 + GROWN)])
     assert mean == pytest.approx(0.9 * (np.exp(np.log(0.1 + LEAST) + changes) - LEAST), rel=0.01)
     spreads = np.log((worse / 0.9 + LEAST) / (mean / 0.9 + LEAST))
     assert (spreads > [PRIOR_SPREADS[False]] * 2 + [PRIOR_SPREADS[True]] * 2).all()
@@ -145,11 +146,11 @@ def test_how_a_child_begins_tells_how_it_ends():
 
 def test_of_children_that_began_too_badly_to_be_trained_only_their_share_is_learnt():
     parent, child = member(0, 9, 0.2), proposal(member(0, 9, 0.2), 9)
-    some = begun(200, np.random.default_rng(0), worst=0.3)
+    some = begun(400, np.random.default_rng(0), worst=0.3)
     left = sum(known.epochs == 3 for _, known in some)
-    assert left > 60
+    assert left > 120
     model = model_of(some, started=True)
-    assert model.trained_share == pytest.approx(1 - left / 200, abs=0.02)
+    assert model.trained_share == pytest.approx(1 - left / 400, abs=0.01)
     (mean,), _ = predicted(model, parent, [child])
     likes = [known.values["error"] for known_parent, known in some if known.epochs == 6 and known_parent.values == parent.outline.values]
     assert len(likes) > 20
@@ -364,7 +365,7 @@ def test_how_ruined_a_child_is_tells_nothing(value):
     parent = member(0, 9, 0.2)
     (grown,), (worse,) = predicted(model_of([*ordinary, ruined]), parent, [proposal(parent, 18)])
     (right,), _ = predicted(model_of(ordinary), parent, [proposal(parent, 18)])
-    assert right < grown < 1.2 * right
+    assert grown == pytest.approx(right, rel=0.02)
     assert worse < 0.25
 
 
@@ -386,10 +387,29 @@ def test_where_nothing_gains_the_papers_density_chooses():
 
 
 @pytest.mark.parametrize("starts", [None, [0.3, 0.3]])
-def test_before_anything_is_learnt_a_longer_training_of_an_approximation_is_expected_to_bring_more(starts):
-    """By 8 % of the error for each factor of e in epochs: what Fashion-MNIST showed."""
-    parent = member(0, 16, 0.2)
-    child = proposal(parent, 12)
-    model = model_of([], started=True)
-    short, long = model.predict([parent] * 2, [child.spec] * 2, [False] * 2, [3, 9], np.array([0.0]), starts)[:, 0]
-    assert (long / 0.9 + LEAST) / (short / 0.9 + LEAST) == pytest.approx(3**-0.08, rel=1e-6)
+def test_before_anything_is_learnt_a_longer_training_is_expected_to_bring_more_the_less_was_trained_before(starts):
+    """9 epochs in place of 3 after 8 were worth 6 to 9 % of the error of Fashion-MNIST, and nothing after 30."""
+    child = proposal(member(0, 16, 0.2), 12)
+
+    def brought(before):
+        parent = member(0, 16, 0.2, epochs=before)
+        short, long = model_of([], started=True).predict([parent] * 2, [child.spec] * 2, [False] * 2, [3, 9], np.array([0.0]), starts)[:, 0]
+        return 1 - (long / 0.9 + LEAST) / (short / 0.9 + LEAST)
+
+    assert 0.05 < brought(8) < 0.09
+    assert 0 < brought(30) < 0.02
+
+
+def test_what_is_gained_is_expected_only_of_a_long_training():
+    """Twice the size: 3 epochs left Fashion-MNIST's error where it was, 10 made it better by a tenth."""
+    parent = member(0, 9, 0.2, epochs=20)
+    twice, same = proposal(parent, 13, exact=True), proposal(parent, 9, exact=True)
+    short, long = (predicted(model_of([]), parent, [twice, same], [epochs] * 2)[0] for epochs in (3, 9))
+    assert 0 < 1 - short[0] / short[1] < 0.03
+    assert 1 - long[0] / long[1] > 1.5 * (1 - short[0] / short[1])
+
+
+def test_where_nothing_is_inherited_no_training_is_a_further_one():
+    parent, children = member(0, 9, 0.2, epochs=20), [proposal(member(0, 9, 0.2), 9)] * 2
+    short, long = predicted(model_of([], inherits=False), parent, children, [3, 9])[0]
+    assert short == long == pytest.approx(0.9 * (np.exp(np.log(0.2 / 0.9 + LEAST) + PRIOR[False][0]) - LEAST), rel=1e-6)
