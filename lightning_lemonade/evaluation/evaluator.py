@@ -95,7 +95,7 @@ class Evaluator:
                 return self._evaluate(request, spent, halved)
 
         try:
-            with as_sent(), self._limit.running(), deaths_told():
+            with as_sent(), deaths_told(), self._limit.running():
                 return self._twice(attempt, child.spec, f"candidate {child.id}")
         except (ConfigurationError, DataError, SIGTERMException):  # the same for every child, or for the search: no failure of this one
             raise
@@ -117,7 +117,7 @@ class Evaluator:
                 return self._test(request, halved)
 
         try:
-            with as_sent(), self._limit.running(), deaths_told():
+            with as_sent(), deaths_told(), self._limit.running():
                 return self._twice(attempt, request.spec, "a candidate that is tested")
         except OutOfTime as error:
             self._limit.stop()

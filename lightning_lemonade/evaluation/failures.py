@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ _MEMORY = (
 )
 _TRACEBACK = "Traceback (most recent call last):\n"
 SOON = 1.0
-"""Seconds within which the signal of a process that died comes: its connections end a moment before."""
+"""Seconds that are waited for the signal of a process that died: its connections end a moment before."""
 
 
 class _Told(NamedTuple):
@@ -66,7 +67,7 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(error.kind, _told(error).message)
     if ran_out_of_memory(error):
         return Failure("out_of_memory", str(memory_error(error)))
-    return Failure("data" if _is_of_data(error) else "exception", in_one_line(error))
+    return Failure("data" if _lost_a_worker(error) or _is_of_data(error) else "exception", in_one_line(error))
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
@@ -118,12 +119,13 @@ def from_data_module(datamodule: object, step: str) -> Iterator[None]:
 def deaths_told() -> Iterator[None]:
     """Waits, where the connection to a loader's process broke, for the signal that says that it died.
 
-    Torch's handler of that signal raises wherever the program is, which may otherwise be after the failure was dealt with.
+    Torch's handler of that signal raises wherever the main thread is, which may otherwise be after the failure was dealt with. Another
+    thread doesn't wait: nothing is raised in it.
     """
     try:
         yield
     except Exception as error:
-        if _broke_off(error):
+        if _broke_off(error) and threading.current_thread() is threading.main_thread():
             time.sleep(SOON)
         raise
 

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_lemonade.errors import ConfigurationError, DataError, LemonadeError, ObjectiveError, SearchError
 from lightning_lemonade.evaluation.data import LEAN, TaskData
 from lightning_lemonade.evaluation.evaluator import Evaluator
-from lightning_lemonade.evaluation.failures import failure_of
+from lightning_lemonade.evaluation.failures import deaths_told, failure_of
 from lightning_lemonade.evaluation.halves import first_of
 from lightning_lemonade.evaluation.interrupts import as_sent
 from lightning_lemonade.evaluation.scopes import quiet, seeded
@@ -87,7 +87,7 @@ def measure(evaluator: Evaluator, task: str, spec: GraphSpec, where: Mapping[str
     if where["accelerator"] == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call]  # else what the user's seed is to become would be drawn in the scope below
     try:
-        with quiet(), seeded(derived_seed(evaluator.seed, "plan")), as_sent():
+        with quiet(), seeded(derived_seed(evaluator.seed, "plan")), as_sent(), deaths_told():
             return _measured(evaluator, task, with_outputs(spec, data.outputs), data, _arguments(evaluator, where))
     except (ConfigurationError, DataError, ObjectiveError, SIGTERMException):
         raise

@@ -36,7 +36,11 @@ NORMAL = 0.692
 ROUNDS, CLOSE = 200, 1e-4
 """Rounds of the fit at most, and the relative change of the variance at which it ends."""
 GROWN = 6
-"""Epochs of its own in which a child gets half of what more parameters and multiply-adds may bring: what is new begins untrained."""
+"""Epochs of a task in which a child gets half of what more parameters and multiply-adds may bring: what is new begins untrained.
+
+Measured with children of three epochs. Where they usually have fewer, it is twice as many as these: what an epoch is worth depends on its
+length, and a space in which nothing could grow would teach nothing.
+"""
 HALVINGS = 12
 """How often the range of a child's worst start is halved."""
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
@@ -78,6 +82,7 @@ class _Gain:
                 knowledge.bounds[key],
                 inherits=knowledge.inherits,
                 started=key == knowledge.begun_as,
+                grown=min(GROWN * knowledge.tasks, 2 * knowledge.epochs),
             )
             for key in trained
         }
@@ -219,6 +224,7 @@ class ChangeModel:
         bounds: the objective's, of the hypervolume.
         inherits: whether children inherit their parent's weights, and so its epochs.
         started: whether the value of a child before its training is known (`Outline.start`).
+        grown: epochs, all tasks together, in which a child gets half of what it may gain by being larger than its parent.
 
     Attributes:
         trained_share: how much of the approximations was trained, and not left as they began; as if `PRIOR_FAMILIES` others had been.
@@ -232,8 +238,9 @@ class ChangeModel:
         *,
         inherits: bool = True,
         started: bool = False,
+        grown: int = GROWN,
     ) -> None:
-        self.key, self.inherits = key, inherits
+        self.key, self.inherits, self.grown = key, inherits, grown
         self._low, self._span = bounds[0], bounds[1] - bounds[0]
         own = [child.epochs - parent.epochs * inherits for parent, child in families]
         trained = [(*family, spent) for family, spent in zip(families, own, strict=True) if spent]
@@ -323,14 +330,14 @@ class ChangeModel:
     def _features(self, parent: Outline, child: Outline | GraphSpec, own: int) -> list[float]:
         """Returns what a change is predicted from.
 
-        One; parameters lost, gained, multiply-adds lost, gained (as logarithms; what is gained counts for as much as is trained of it); the
-        parent's level; the epochs of its own; and the square of their share of all that it and its ancestors had, as what a further
-        training brings falls. Where nothing is inherited, all training is alike: then the share is none.
+        One; parameters lost, gained, multiply-adds lost, gained (as logarithms; what is gained counts as far as it is trained); the level
+        of the parent; the epochs of its own; and the square of their share of all that it and its ancestors had, because further training
+        brings less and less. Where nothing is inherited, no training is a further one, and all are equally long (`Search.lengths`).
         """
         params = log(max(1, child.parameter_count) / max(1, parent.parameter_count))
         macs = log(max(1, child.macs) / max(1, parent.macs))
         own = max(1, own)
-        share, trained = (own / (own + parent.epochs), own / (own + GROWN)) if self.inherits else (0.0, 1.0)
+        share, trained = (own / (own + parent.epochs), own / (own + self.grown)) if self.inherits else (0.0, 1.0)
         sizes = [min(params, 0), trained * max(params, 0), min(macs, 0), trained * max(macs, 0)]
         return [1.0, *sizes, self._level(parent.values[self.key]) - USUAL, log(own / 3), share**2]
 

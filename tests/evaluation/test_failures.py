@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 
 import numpy as np
@@ -11,11 +12,10 @@ import pytest
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
-from torch.utils.data._utils import signal_handling
 
 from lightning_lemonade.errors import ConfigurationError, DataError
 from lightning_lemonade.evaluation import FAILURE_KINDS, TaskData, from_data_module
-from lightning_lemonade.evaluation.failures import deaths_told, failure_of, in_one_line, ran_out_of_memory
+from lightning_lemonade.evaluation.failures import failure_of, in_one_line, ran_out_of_memory
 from lightning_lemonade.module import LemonadeModule
 
 HERE = r"\(test_failures.py, line \d+\)"
@@ -137,33 +137,27 @@ def test_a_loaders_process_that_dies_is_told_alike_however_it_is_noticed(small):
 
 
 @pytest.fixture
-def kept_handler():
-    before = signal.getsignal(signal.SIGCHLD)
-    yield
-    signal.signal(signal.SIGCHLD, before)
+def death_comes():
+    """A signal's handler as torch's, which raises wherever the program is."""
+
+    def told(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    before = signal.signal(signal.SIGUSR1, told)
+    yield lambda: threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+    signal.signal(signal.SIGUSR1, before)
 
 
-class Reset:
-    """Something that can't be received any more."""
+def test_a_death_that_is_told_late_is_of_its_evaluation(small, monkeypatch, death_comes):
+    def _try_get_data(*_):  # as torch's, whose connection to the process breaks a moment before its signal comes
+        death_comes()
+        raise ConnectionResetError
 
-    def __reduce__(self):
-        return fail, (ConnectionResetError("reset by the other side"),)
-
-
-class Breaking(torch.utils.data.IterableDataset):
-    """Breaks the connection off, and dies a little later."""
-
-    def __iter__(self):
-        yield Reset()
-        time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_death_is_told_while_its_failure_is_dealt_with(monkeypatch, kept_handler):
-    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # Lightning takes torch's handler away after a training
-    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid \d+\) is killed by signal") as raised, deaths_told():
-        next(iter(DataLoader(Breaking(), batch_size=None, num_workers=1)))
-    assert isinstance(raised.value.__context__, ConnectionResetError)
+    evaluator = small.evaluator(max_child_seconds=0.1)
+    monkeypatch.setattr(evaluator, "_evaluate", _try_get_data)
+    failure = evaluator.evaluate(small.request).outcome.failure
+    time.sleep(0.3)  # nothing comes any more
+    assert (failure.kind, failure.text.partition(":")[0]) == ("data", "a process that loads data died")
 
 
 def test_the_other_kinds(small):
