@@ -365,7 +365,7 @@ def test_how_ruined_a_child_is_tells_nothing(value):
     parent = member(0, 9, 0.2)
     (grown,), (worse,) = predicted(model_of([*ordinary, ruined]), parent, [proposal(parent, 18)])
     (right,), _ = predicted(model_of(ordinary), parent, [proposal(parent, 18)])
-    assert grown == pytest.approx(right, rel=0.02)
+    assert grown == pytest.approx(right, rel=1e-3)
     assert worse < 0.25
 
 
