@@ -16,6 +16,7 @@ from lightning_lemonade.executors.places import Places, places_of
 from lightning_lemonade.graph import GraphSpec
 from lightning_lemonade.history import DATABASE
 from lightning_lemonade.search import SAMPLING
+from lightning_lemonade.search.cost import work
 from lightning_lemonade.settings import SearchSettings
 from lightning_lemonade.starts import hypervolume_bounds, paces_of, starting_networks, that_fit
 
@@ -51,7 +52,7 @@ class Plan:
         max_generations: the budget, or None.
         max_seconds: the budget, or None.
         asynchronous: whether children are proposed as soon as one can be evaluated.
-        paces: what training the largest starting network takes, by task.
+        paces: what training the largest of `starts` takes, by task.
         memory: bytes that its training takes on each device, at most over the tasks.
         memory_is: what these are.
         device_memory: bytes that a device has, where it is here; else None.
@@ -141,7 +142,8 @@ def make_plan(settings: SearchSettings, evaluator: Evaluator) -> Plan:
     starts = tuple(
         PlannedNetwork(spec.parameter_count, spec.macs, seconds(spec, initial, 1), seconds(spec, training.epochs, 2)) for spec in begun
     )
-    largest = {task: list(paces.values())[-1] for task, paces in measured.items()}
+    heaviest = max(begun, key=work).structural_hash
+    largest = {task: paces[heaviest] for task, paces in measured.items()}
     child = sum(start.child_seconds for start in starts) / len(starts)
     polished = sum(seconds(spec, training.polish_epochs, 2) for spec in begun) / len(begun)
     generations, total = _course(settings, [start.seconds for start in starts], (child, polished), places.slots)

@@ -57,6 +57,12 @@ def test_a_plan_counts_what_a_search_does():
     assert any("run holds a run already" in note for note in again.notes)
 
 
+def test_memory_is_that_of_the_networks_that_are_begun_with():
+    short, long = (planned(algorithm="gain", initial_epochs=100, max_time=time) for time in ("00:00:00:01", "00:00:10:00"))
+    assert short.starts[0].params < long.starts[0].params
+    assert short.memory < long.memory
+
+
 def test_a_plan_leaves_everything_as_it_was(tmp_path):
     torch.manual_seed(3)
     np.random.seed(3)
