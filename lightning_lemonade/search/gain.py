@@ -19,13 +19,13 @@ LEAST = 0.01
 """Of what the bounds span, added before logarithms are taken: what is nearly perfect would make any change enormous."""
 USUAL = log(0.1)
 """The logarithm that the parent's is compared with, so that the prior's constant is for such a one."""
-PRIOR = {True: np.array([0.02, 0, -0.04, 0, -0.04, 0, 0, -0.3]), False: np.array([0.03, -0.035, 0, -0.07, 0, 0, 0, -0.3])}
+PRIOR = {True: np.array([0.02, 0, -0.04, 0, -0.04, 0, -0.3]), False: np.array([0.03, -0.035, 0, -0.07, 0, 0, -0.3])}
 """Weights of the features (see `_features`) before there are families to learn from: of what begins as its parent, and of what doesn't."""
 PRIOR_SPREADS = {True: 0.02, False: 0.04}
 """What is left unexplained then."""
-FREEDOM = {True: np.array([1, 1, 1, 1, 1, 1, 0.5, 10]), False: np.array([1, 1, 1, 1, 1, 1, 0.5, 3])}
+FREEDOM = {True: np.array([1, 1, 1, 1, 1, 1, 10]), False: np.array([1, 1, 1, 1, 1, 1, 3])}
 """How far each weight may be from its prior, in units of what is left unexplained."""
-STARTED = (np.array([0, -0.02, 0, -0.05, 0, 0, 0, -0.3, 0.2]), np.array([1, 1, 1, 1, 1, 1, 0.5, 3, 3]), 0.03)
+STARTED = (np.array([0, -0.02, 0, -0.05, 0, 0, -0.3, 0.2]), np.array([1, 1, 1, 1, 1, 1, 3, 3]), 0.03)
 """The same three for an approximation whose value before its training is known; the last feature is how far that is from its parent's."""
 PRIOR_FAMILIES = 4
 """How many families the prior's spread counts as."""
@@ -331,7 +331,7 @@ class ChangeModel:
         """Returns what a change is predicted from.
 
         One; parameters lost, gained, multiply-adds lost, gained (as logarithms; what is gained counts as far as it is trained); the level
-        of the parent; the epochs of its own; and the square of their share of all that it and its ancestors had, because further training
+        of the parent; and the square of the share that its own epochs have in all that it and its ancestors had, because further training
         brings less and less. Where nothing is inherited, no training is a further one, and all are equally long (`Search.lengths`).
         """
         params = log(max(1, child.parameter_count) / max(1, parent.parameter_count))
@@ -339,7 +339,7 @@ class ChangeModel:
         own = max(1, own)
         share, trained = (own / (own + parent.epochs), own / (own + self.grown)) if self.inherits else (0.0, 1.0)
         sizes = [min(params, 0), trained * max(params, 0), min(macs, 0), trained * max(macs, 0)]
-        return [1.0, *sizes, self._level(parent.values[self.key]) - USUAL, log(own / 3), share**2]
+        return [1.0, *sizes, self._level(parent.values[self.key]) - USUAL, share**2]
 
 
 class _Regression:

@@ -284,7 +284,7 @@ def test_what_has_little_left_to_learn_is_grown(epochs, accepted):
 
 def test_one_architecture_is_accepted_for_one_length_only():
     """The longer where it brings more for its work, the shorter where it doesn't, and never both."""
-    parent, rng = member(0, 16, 0.3, 60), np.random.default_rng(0)
+    parent, rng = member(0, 16, 0.3, 8), np.random.default_rng(0)
     short = proposal(parent, 12)
     long = replace(short, epochs=9)
     other = proposal(parent, 4)
@@ -293,8 +293,8 @@ def test_one_architecture_is_accepted_for_one_length_only():
         """Children after 3 and after 9 epochs of their own, whose error changes by the factor of the length."""
         made = []
         for i in range(40):
-            mother, own = member(2 * i, 8 + i % 4, 0.2 + 0.01 * (i % 3), 60), (3, 9)[i % 2]
-            child = member(2 * i + 1, 6 + i % 4, mother.values["error"] * change[own], epochs=60 + own)
+            mother, own = member(2 * i, 8 + i % 4, 0.2 + 0.01 * (i % 3), 8), (3, 9)[i % 2]
+            child = member(2 * i + 1, 6 + i % 4, mother.values["error"] * change[own], epochs=8 + own)
             made.append((mother.outline, replace(child.outline, exact=False)))
         return made
 
