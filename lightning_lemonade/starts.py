@@ -2,9 +2,10 @@
 
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from math import inf
 
+import numpy as np
 import torch
 
 from lightning_lemonade.errors import ConfigurationError, DataError, ObjectiveError, SearchError
@@ -19,6 +20,8 @@ from lightning_lemonade.settings import SearchSettings
 
 START_SHARE = 0.25
 """Share of the time that starting networks may take, where a time bounds a search."""
+Seconds = Callable[[int], float]
+"""Of a network's training, by epochs."""
 
 
 def starting_networks(
@@ -120,8 +123,9 @@ def warn_of_bounds(bounds: Mapping[str, tuple[float, float]], starts: Sequence[M
 def beginning(settings: SearchSettings, evaluator: Evaluator, specs: Sequence[GraphSpec]) -> tuple[list[GraphSpec], int]:
     """Returns the starting networks to train, and for how many epochs: fewer of both where these take too long for the time given.
 
-    A few steps are measured. Where several processes train a child, or on another machine, nothing is. What can't be measured is among the
-    networks returned: it fails again when it is trained, and that is recorded. Source: ours.
+    A few steps are measured, of spanning networks only of the smallest, of one in the middle, and of those that may fit. Where several
+    processes train a child, or on another machine, nothing is. What was found not to be trainable is among the networks returned: it fails
+    again when it is trained, and that is recorded. Source: ours.
 
     Args:
         settings: of the search.
@@ -134,17 +138,59 @@ def beginning(settings: SearchSettings, evaluator: Evaluator, specs: Sequence[Gr
     places = places_of(settings.executor, settings.trainer_arguments, torch.get_num_threads())
     if places.processes > 1 or not places.at_hand:
         return usual
-    paces: dict[str, list[Pace]] = {}
-    for spec in specs:
-        with suppress(SearchError):
-            paces[spec.structural_hash] = [paces_of(evaluator, task, [spec], places)[spec.structural_hash] for task in evaluator.tasks]
 
-    def seconds(spec: GraphSpec, epochs: int) -> float:
-        return sum(pace.seconds(epochs, 1) for pace in paces[spec.structural_hash])
+    def measured(spec: GraphSpec) -> Seconds:
+        paces = [paces_of(evaluator, task, [spec], places)[spec.structural_hash] for task in evaluator.tasks]
+        return lambda epochs: sum(pace.seconds(epochs, 1) for pace in paces)
 
-    measured = [spec for spec in specs if spec.structural_hash in paces]
-    chosen, epochs = that_fit(settings, measured, seconds, places.slots) if measured else usual
-    return [spec for spec in specs if spec in chosen or spec not in measured], epochs
+    return begun(settings, specs, measured, places.slots)
+
+
+def begun(
+    settings: SearchSettings, specs: Sequence[GraphSpec], measured: Callable[[GraphSpec], Seconds], slots: int
+) -> tuple[list[GraphSpec], int]:
+    """Returns the starting networks that fit into their share of the time, and their epochs, with as few measured as tell that.
+
+    Args:
+        settings: of the search, which a time bounds.
+        specs: the starting networks.
+        measured: measures one, which takes seconds itself.
+        slots: evaluations at a time.
+    """
+    paces, failed = dict[GraphSpec, Seconds](), set[GraphSpec]()
+
+    def measure(spec: GraphSpec) -> bool:
+        if spec in paces or spec in failed:
+            return False
+        try:
+            paces[spec] = measured(spec)
+        except SearchError:
+            failed.add(spec)
+        return True
+
+    ordered = sorted(specs, key=work)
+    spanning = settings.space.starts == "spanning"
+    for spec in [ordered[0], ordered[len(ordered) // 2], *ordered] if spanning else ordered:
+        if not spanning or len(paces) < 2:
+            measure(spec)
+    if not paces:
+        return list(specs), settings.training.initial_epochs
+    while True:
+        known = [spec for spec in specs if spec not in failed]
+        chosen, epochs = that_fit(settings, known, partial(_told, paces), slots)
+        if not measure(max(chosen, key=work)):
+            return [spec for spec in specs if spec in chosen or spec in failed], epochs
+
+
+def _told(paces: Mapping[GraphSpec, Seconds], spec: GraphSpec, epochs: int) -> float:
+    """Returns the seconds of a training, of a network not measured on lines between those that were, by their work, and on beyond."""
+    if spec in paces:
+        return paces[spec](epochs)
+    known = sorted((work(other), seconds(epochs)) for other, seconds in paces.items())
+    (least, quickest), (most, slowest) = known[0], known[-1]
+    slope = max(0.0, slowest - quickest) / (most - least) if most > least else slowest / most
+    inside = np.interp(work(spec), [done for done, _ in known], [spent for _, spent in known])
+    return float(inside) + slope * max(0.0, work(spec) - most)
 
 
 def that_fit(
@@ -180,12 +226,11 @@ def that_fit(
 
 
 def paces_of(evaluator: Evaluator, task: str, specs: Sequence[GraphSpec], places: Places) -> dict[str, Pace]:
-    """Returns the measured pace of each network by its hash, the largest last.
+    """Returns the measured pace of each network by its hash.
 
     All are measured: a step costs something for any network, most of all on a GPU, and more for each multiply-add where what it writes
     outgrows a cache.
     """
     where = {"accelerator": places.here, "devices": places.measured_devices}
     ordered = sorted(specs, key=work, reverse=True)  # where the largest can't be trained, that is told at once
-    paces = {spec.structural_hash: measure(evaluator, task, spec, where, places.processes) for spec in ordered}
-    return dict(reversed(paces.items()))
+    return {spec.structural_hash: measure(evaluator, task, spec, where, places.processes) for spec in ordered}

@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback, trainer
+from lightning_lemonade import LemonadeTrainer, SearchCallback
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.executors import InlineExecutor
@@ -9,7 +9,6 @@ from lightning_lemonade.module import Training
 from lightning_lemonade.search import GainSampling
 from lightning_lemonade.search.gain import _Gain
 from lightning_lemonade.spaces import ConvNetSpace
-from lightning_lemonade.starts import that_fit
 
 SMALL = {
     "algorithm": "paper",
@@ -169,82 +168,3 @@ def test_what_cannot_be_polished_is_told(tmp_path, settings, text):
 def test_a_share_that_is_none_is_told(share):
     with pytest.raises(ConfigurationError, match="polish must be a share of the budget"):
         LemonadeTrainer(polish=share)
-
-
-def test_starting_networks_take_no_more_than_their_share_of_the_time(tmp_path):
-    settings = SMALL | {"max_generations": None, "max_time": "00:00:00:09", "training": Training(epochs=2, initial_epochs=5000)}
-    LemonadeTrainer(run_dir=tmp_path / "run", **settings).search(DigitsDataModule())
-    starts = [c for c in History.open(tmp_path / "run").candidates() if not c.generation]
-    assert {c.planned for c in starts} == {c.epochs for c in starts}
-    assert 2 <= starts[0].planned < 5000
-
-
-def fitting(max_time, starts="spanning", slots=1, fixed=0, max_child_time=None, **training):
-    """Returns sizes and epochs of the starting networks, where an epoch takes 1, 2, 4 and 8 seconds, and each training some more."""
-    settings = LemonadeTrainer(
-        max_time=max_time, max_child_time=max_child_time, space=ConvNetSpace(starts=starts), training=Training(**training)
-    ).settings
-    specs = settings.space.initial((1, 28, 28), 10)
-    begun, epochs = that_fit(settings, specs, lambda spec, epochs: epochs * 2.0 ** specs.index(spec) + fixed, slots)
-    return [specs.index(spec) for spec in begun], epochs
-
-
-def clock(seconds):
-    return f"00:00:{seconds // 60:02}:{seconds % 60:02}"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "begun"), [(3000, [3]), (320, [3]), (319, [2]), (160, [2]), (159, [1]), (80, [1]), (79, [0]), (40, [0])]
-)
-def test_of_spanning_networks_the_largest_that_fits_is_trained_whole(seconds, begun):
-    assert fitting(clock(seconds), epochs=3, initial_epochs=10) == (begun, 10)
-
-
-@pytest.mark.parametrize(
-    ("slots", "seconds", "begun"), [(2, 320, [0, 1, 2, 3]), (2, 319, [0, 1, 2]), (64, 320, [0, 1, 2, 3]), (64, 80, [0, 1])]
-)
-def test_others_are_trained_beside_it_where_there_is_room(slots, seconds, begun):
-    assert fitting(clock(seconds), slots=slots, epochs=3, initial_epochs=10) == (begun, 10)
-
-
-def test_where_none_fits_the_smallest_gets_fewer_epochs_and_so_do_networks_that_were_asked_for():
-    assert fitting(clock(32), epochs=3, initial_epochs=10) == ([0], 8)
-    assert fitting(clock(32), fixed=2, epochs=3, initial_epochs=10) == ([0], 6)  # 2 + 6 of 8 seconds
-    assert fitting(clock(1), epochs=3, initial_epochs=10) == ([0], 3)
-    assert fitting(clock(240), starts="paper", epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 4)
-    assert fitting(clock(160), starts="paper", slots=64, epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 5)
-    assert fitting(None, epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 10)
-    assert fitting(clock(3000), max_child_time=clock(45), epochs=3, initial_epochs=10) == ([2], 10)
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_starting_networks_left_out_are_not_counted(tmp_path, monkeypatch, asynchronous):
-    monkeypatch.setattr(trainer, "beginning", lambda settings, evaluator, specs: (specs[:2], 1))
-    small = SMALL | {"space": ConvNetSpace(starts="spanning"), "asynchronous": asynchronous, "run_dir": tmp_path / "run"}
-    for generations in (1, 2):  # the second time it goes on
-        LemonadeTrainer(**small | {"max_generations": generations}).search(DigitsDataModule())
-        found = [c.generation for c in History.open(tmp_path / "run").candidates()]
-        assert found == [0, 0, *(generation for generation in range(1, generations + 1) for _ in range(2))]
-        assert [g.accepted for g in History.open(tmp_path / "run").generations()] == [2] * (generations + 1)
-
-
-class TooLarge(LemonadeModule):
-    def training_step(self, batch, batch_idx):
-        if self.spec.parameter_count > 9000:
-            raise RuntimeError("too large")
-        return super().training_step(batch, batch_idx)
-
-
-def test_a_starting_network_that_cannot_be_measured_fails_alone(tmp_path):
-    settings = SMALL | {"max_generations": 1, "max_time": "00:01:00:00", "module": TooLarge}
-    LemonadeTrainer(run_dir=tmp_path / "run", **settings).search(DigitsDataModule())
-    starts = [c for c in History.open(tmp_path / "run").candidates() if not c.generation]
-    assert [c.state for c in starts] == ["evaluated"] * 3 + ["failed"]
-
-
-def test_a_starting_network_that_cannot_be_measured_does_not_lift_the_limit_of_the_others(tmp_path):
-    training = Training(epochs=1, initial_epochs=100_000, polish_epochs=2)
-    settings = SMALL | {"max_generations": 1, "max_time": "00:00:00:10", "module": TooLarge, "training": training}
-    LemonadeTrainer(run_dir=tmp_path / "run", **settings).search(DigitsDataModule())
-    starts = [c for c in History.open(tmp_path / "run").candidates() if not c.generation]
-    assert all(1 <= c.planned < 100_000 for c in starts)

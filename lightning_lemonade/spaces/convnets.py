@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import log, prod
+from math import ceil, log, prod
 from typing import Literal
 
 import numpy as np
@@ -16,22 +16,23 @@ from lightning_lemonade.spaces.operators import PAPER_OPERATORS, Operator, rando
 Maker = Callable[[int], GraphSpec]
 _PIXELS = (64, 3072)
 _TARGETS = ((500, 1_500, 4_000, 10_000), (15_000, 50_000, 100_000, 400_000))
-_SPANNING = ((1_300, 2_300, 4_000, 7_000), (12_000, 60_000, 200_000, 600_000))
+_SPANNING = ((1_300, 7_000), (12_000, 600_000))
+_STEP = 1.8
 _SMALLEST = (300, 10_000)
 
 
 class ConvNetSpace:
-    """Whole networks: four to start from, and the paper's operators.
+    """Whole networks: some to start from, and the paper's operators.
 
-    The starting networks have three convolutional blocks, a global average and a linear layer. The paper's have max pooling
-    between the blocks; two are plain, two depthwise-separable. The strided ones (ours) are plain, and each block halves the
-    image by its stride, the first one only where the image has 16 pixels or more a side: they train several times faster.
-    Both have about 15, 50, 100 and 400 thousand parameters for images of 32x32x3 (the paper's), 0.5 to 10 thousand for 8x8
-    digits (ours), and sizes between for what lies between. The spanning ones (ours) have one plain block at the full size of
-    the image, two at half of it and two at a quarter, with max pooling between, and 12, 60, 200 and 600 thousand parameters
-    at 32x32x3, 1 to 7 thousand at 8x8: what is between and below is grown and shrunk from them. Where a time bounds the
-    search, it begins with those that it has time for. The smallest network allowed has 10 thousand parameters at 32x32x3 and
-    300 at 8x8.
+    The paper's starting networks and the strided ones are four and have three convolutional blocks, a global average and a
+    linear layer. The paper's have max pooling between the blocks; two are plain, two depthwise-separable. The strided ones
+    (ours) are plain, and each block halves the image by its stride, the first one only where the image has 16 pixels or more
+    a side: they train several times faster. Both have about 15, 50, 100 and 400 thousand parameters for images of 32x32x3
+    (the paper's), 0.5 to 10 thousand for 8x8 digits (ours), and sizes between for what lies between. The spanning ones (ours)
+    have one plain block at the full size of the image, two at half of it and two at a quarter, with max pooling between. They
+    are eight of 12 to 600 thousand parameters at 32x32x3, four of 1 to 7 thousand at 8x8, each about 1.7 times as large as
+    the one before. Where a time bounds the search, it begins with those that it has time for. The smallest network allowed
+    has 10 thousand parameters at 32x32x3 and 300 at 8x8.
 
     Args:
         starts: the starting networks: `"paper"`, `"strided"` or `"spanning"` (ours).
@@ -74,10 +75,11 @@ class ConvNetSpace:
         shape = tuple(sample_shape)
         if len(shape) != 3:
             raise ConfigurationError(f"this space makes networks for images (channels, height, width); a sample has the shape {shape}")
-        small, large = _SPANNING if self.starts == "spanning" else _TARGETS
-        targets = [_between(shape, low, high) for low, high in zip(small, large, strict=True)]
         if self.starts == "spanning":
-            return [_sized(partial(spanning_net, shape, num_outputs), target) for target in targets]
+            least, most = (_between(shape, low, high) for low, high in zip(*_SPANNING, strict=True))
+            spanned = np.geomspace(least, most, 1 + ceil(log(most / least) / log(_STEP)))
+            return [_sized(partial(spanning_net, shape, num_outputs), float(target)) for target in spanned]
+        targets = [_between(shape, low, high) for low, high in zip(*_TARGETS, strict=True)]
         if self.starts == "strided":
             return [_sized(partial(strided_net, shape, num_outputs), target) for target in targets]
         makers = [
