@@ -193,7 +193,8 @@ def _plain(message: str, prefix: str = "", advice: str = "see --help") -> str:
     if name := _match(r"option '(.+?)'", message):
         return f"{prefix}{name} is unknown: {advice}"
     if names := _match(r"unrecognized arguments: (.*)", message):
-        return f"unknown arguments: {names}; {advice}"
+        lists = "" if names.startswith("-") else "; a list is one argument, for instance --objectives '[error, params]'"
+        return f"unknown arguments: {names}{lists}; {advice}"
     if names := _match(r"arguments are required: (.*)", message):
         return f"{prefix}{names} must be given: {advice}"
     return _of_value(f"{prefix}{key}", message) or message

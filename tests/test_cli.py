@@ -184,6 +184,7 @@ def test_a_dry_run_prints_a_plan_and_watches_nothing(calls: list[Any], capsys: p
     ("args", "words"),
     [
         (["search", "--no_such_flag", "1"], "unknown arguments: --no_such_flag 1; see --help"),
+        (["search", "--objectives", "error", "params"], "params; a list is one argument, for instance --objectives"),
         (["search", "--max_epochs", "3"], "use --epochs"),
         (["search", "--default_root_dir=x"], "use --run_dir"),
         (["search", "--logger", "true"], "use --wandb"),
