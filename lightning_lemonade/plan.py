@@ -18,7 +18,7 @@ from lightning_lemonade.history import DATABASE
 from lightning_lemonade.search import SAMPLING
 from lightning_lemonade.search.cost import work
 from lightning_lemonade.settings import SearchSettings
-from lightning_lemonade.starts import hypervolume_bounds, paces_of, starting_networks, that_fit
+from lightning_lemonade.starts import Seconds, are_chosen, choose_starts, hypervolume_bounds, pace_of, starting_networks, unchosen
 
 WIDTH = 120
 """Characters of a line of a plan's text."""
@@ -132,18 +132,26 @@ def make_plan(settings: SearchSettings, evaluator: Evaluator) -> Plan:
         warnings.warn(f"a starting network is dropped: {reason}", stacklevel=3)
     hypervolume_bounds(settings.objectives, specs, limits, {task: data.outputs for task, data in evaluator.tasks.items()})
     places = places_of(settings.executor, settings.trainer_arguments, torch.get_num_threads())
-    measured = {task: paces_of(evaluator, task, specs, places) for task in evaluator.tasks}
+    paces: dict[GraphSpec, dict[str, Pace]] = {}
+
+    def measured(spec: GraphSpec) -> Seconds:
+        paces[spec] = {task: pace_of(evaluator, task, spec, places) for task in evaluator.tasks}
+        return lambda epochs: seconds(spec, epochs, 1)
 
     def seconds(spec: GraphSpec, epochs: int, validations: int) -> float:
-        return sum(paces[spec.structural_hash].seconds(epochs, validations, places.processes) for paces in measured.values())
+        return sum(pace.seconds(epochs, validations, places.processes) for pace in paces[spec].values())
 
     training = settings.training
-    begun, initial = that_fit(settings, specs, lambda spec, epochs: seconds(spec, epochs, 1), places.slots)
+    begun, initial = unchosen(settings, specs), training.initial_epochs
+    if are_chosen(settings, places):
+        begun, initial = choose_starts(settings, specs, measured, places.slots)
+    for spec in sorted(begun, key=work, reverse=True):  # where the largest can't be trained, that is told at once
+        if spec not in paces:
+            measured(spec)
     starts = tuple(
         PlannedNetwork(spec.parameter_count, spec.macs, seconds(spec, initial, 1), seconds(spec, training.epochs, 2)) for spec in begun
     )
-    heaviest = max(begun, key=work).structural_hash
-    largest = {task: paces[heaviest] for task, paces in measured.items()}
+    largest = paces[max(begun, key=work)]
     child = sum(start.child_seconds for start in starts) / len(starts)
     polished = sum(seconds(spec, training.polish_epochs, 2) for spec in begun) / len(begun)
     generations, total = _course(settings, [start.seconds for start in starts], (child, polished), places.slots)

@@ -20,6 +20,8 @@ from lightning_lemonade.settings import SearchSettings
 
 START_SHARE = 0.25
 """Share of the time that starting networks may take, where a time bounds a search."""
+UNCHOSEN = 4
+"""How many spanning networks are trained where none is chosen by what it takes."""
 Seconds = Callable[[int], float]
 """Of a network's training, by epochs."""
 
@@ -123,33 +125,45 @@ def warn_of_bounds(bounds: Mapping[str, tuple[float, float]], starts: Sequence[M
 def beginning(settings: SearchSettings, evaluator: Evaluator, specs: Sequence[GraphSpec]) -> tuple[list[GraphSpec], int]:
     """Returns the starting networks to train, and for how many epochs: fewer of both where these take too long for the time given.
 
-    A few steps are measured, of spanning networks only of the smallest, of one in the middle, and of those that may fit. Where several
-    processes train a child, or on another machine, nothing is. What was found not to be trainable is among the networks returned: it fails
-    again when it is trained, and that is recorded. Source: ours.
+    Source: ours.
 
     Args:
         settings: of the search.
         evaluator: with its data set up.
         specs: the starting networks.
     """
-    usual = list(specs), settings.training.initial_epochs
-    if settings.max_seconds is None:
-        return usual
-    places = places_of(settings.executor, settings.trainer_arguments, torch.get_num_threads())
-    if places.processes > 1 or not places.at_hand:
-        return usual
+    places = None if settings.max_seconds is None else places_of(settings.executor, settings.trainer_arguments, torch.get_num_threads())
+    if places is None or not are_chosen(settings, places):
+        return unchosen(settings, specs), settings.training.initial_epochs
 
     def measured(spec: GraphSpec) -> Seconds:
-        paces = [paces_of(evaluator, task, [spec], places)[spec.structural_hash] for task in evaluator.tasks]
+        paces = [pace_of(evaluator, task, spec, places) for task in evaluator.tasks]
         return lambda epochs: sum(pace.seconds(epochs, 1) for pace in paces)
 
-    return begun(settings, specs, measured, places.slots)
+    return choose_starts(settings, specs, measured, places.slots)
 
 
-def begun(
+def are_chosen(settings: SearchSettings, places: Places) -> bool:
+    """Returns whether a search chooses among the starting networks by what they take: not where that can't be measured."""
+    return settings.max_seconds is not None and places.processes == 1 and places.at_hand
+
+
+def unchosen(settings: SearchSettings, specs: Sequence[GraphSpec]) -> list[GraphSpec]:
+    """Returns the starting networks of a search that doesn't choose among them: all, of spanning ones four from the least to the most."""
+    if settings.space.starts != "spanning":
+        return list(specs)
+    ordered = sorted(specs, key=work)
+    kept = {ordered[round(place)] for place in np.linspace(0, len(ordered) - 1, UNCHOSEN)}
+    return [spec for spec in specs if spec in kept]
+
+
+def choose_starts(
     settings: SearchSettings, specs: Sequence[GraphSpec], measured: Callable[[GraphSpec], Seconds], slots: int
 ) -> tuple[list[GraphSpec], int]:
-    """Returns the starting networks that fit into their share of the time, and their epochs, with as few measured as tell that.
+    """Returns the starting networks that fit into their share of the time, and their epochs.
+
+    Of spanning networks only the smallest, one in the middle, and those are measured that may fit by what is told from these. What was
+    found not to be trainable is among the networks returned: it fails again when it is trained, and that is recorded.
 
     Args:
         settings: of the search, which a time bounds.
@@ -169,26 +183,26 @@ def begun(
         return True
 
     ordered = sorted(specs, key=work)
-    spanning = settings.space.starts == "spanning"
-    for spec in [ordered[0], ordered[len(ordered) // 2], *ordered] if spanning else ordered:
-        if not spanning or len(paces) < 2:
+    wanted = 2 if settings.space.starts == "spanning" else len(ordered)
+    for spec in [ordered[0], ordered[len(ordered) // 2], *ordered]:
+        if len(paces) < wanted:
             measure(spec)
     if not paces:
-        return list(specs), settings.training.initial_epochs
+        return unchosen(settings, specs), settings.training.initial_epochs
     while True:
         known = [spec for spec in specs if spec not in failed]
-        chosen, epochs = that_fit(settings, known, partial(_told, paces), slots)
+        chosen, epochs = that_fit(settings, known, partial(_predicted, paces), slots)
         if not measure(max(chosen, key=work)):
             return [spec for spec in specs if spec in chosen or spec in failed], epochs
 
 
-def _told(paces: Mapping[GraphSpec, Seconds], spec: GraphSpec, epochs: int) -> float:
+def _predicted(paces: Mapping[GraphSpec, Seconds], spec: GraphSpec, epochs: int) -> float:
     """Returns the seconds of a training, of a network not measured on lines between those that were, by their work, and on beyond."""
     if spec in paces:
         return paces[spec](epochs)
     known = sorted((work(other), seconds(epochs)) for other, seconds in paces.items())
     (least, quickest), (most, slowest) = known[0], known[-1]
-    slope = max(0.0, slowest - quickest) / (most - least) if most > least else slowest / most
+    slope = (slowest - quickest) / (most - least) if most > least else slowest / most
     inside = np.interp(work(spec), [done for done, _ in known], [spent for _, spent in known])
     return float(inside) + slope * max(0.0, work(spec) - most)
 
@@ -199,16 +213,16 @@ def that_fit(
     """Returns the starting networks that fit into their share of the time, and their epochs, at least as many as a child has.
 
     Of networks that span a range of sizes it is the largest that fits, and others only where these are trained beside it: what is smaller
-    is shrunk from it in less time than it takes from scratch. Where no time bounds the search all are trained.
+    is shrunk from it in less time than it takes from scratch.
 
     Args:
-        settings: of the search.
+        settings: of the search, which a time bounds.
         specs: the starting networks.
         seconds: that the training of one takes, by epochs.
         slots: evaluations at a time.
     """
     usual, least = settings.training.initial_epochs, min(settings.training.initial_epochs, settings.training.epochs)
-    room = inf if settings.max_seconds is None else START_SHARE * settings.max_seconds
+    room = START_SHARE * (inf if settings.max_seconds is None else settings.max_seconds)
     each = room if settings.max_child_seconds is None else min(room, settings.max_child_seconds)
 
     def span(chosen: Collection[GraphSpec], epochs: int) -> float:
@@ -216,21 +230,20 @@ def that_fit(
         each = [seconds(spec, epochs) for spec in chosen]
         return max(*each, sum(each) / min(slots, len(each)))
 
-    if settings.space.starts == "spanning" and settings.max_seconds is not None:
+    if settings.space.starts == "spanning":
         chosen: list[GraphSpec] = []
         for spec in sorted(specs, key=work, reverse=True):  # not by seconds, in which small networks may hardly differ
             if span([*chosen, spec], usual) <= (span(chosen[:1], usual) if chosen else each):
                 chosen.append(spec)
-        specs = [spec for spec in specs if spec in chosen] or [min(specs, key=lambda spec: seconds(spec, usual))]
+        specs = [spec for spec in specs if spec in chosen] or [min(specs, key=work)]
     return list(specs), next((epochs for epochs in range(usual, least, -1) if span(specs, epochs) <= room), least)
 
 
-def paces_of(evaluator: Evaluator, task: str, specs: Sequence[GraphSpec], places: Places) -> dict[str, Pace]:
-    """Returns the measured pace of each network by its hash.
+def pace_of(evaluator: Evaluator, task: str, spec: GraphSpec, places: Places) -> Pace:
+    """Returns the measured pace of a network, as it is trained in those places.
 
-    All are measured: a step costs something for any network, most of all on a GPU, and more for each multiply-add where what it writes
-    outgrows a cache.
+    Raises:
+        SearchError: if it can't be trained.
     """
     where = {"accelerator": places.here, "devices": places.measured_devices}
-    ordered = sorted(specs, key=work, reverse=True)  # where the largest can't be trained, that is told at once
-    return {spec.structural_hash: measure(evaluator, task, spec, where, places.processes) for spec in ordered}
+    return measure(evaluator, task, spec, where, places.processes)

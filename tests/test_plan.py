@@ -63,6 +63,11 @@ def test_memory_is_that_of_the_networks_that_are_begun_with():
     assert short.memory < long.memory
 
 
+def test_a_plan_for_several_processes_begins_as_a_search_of_them_does():
+    plan = planned(algorithm="gain", max_time="00:00:00:01", devices=2, strategy="ddp")
+    assert [start.params for start in plan.starts] == [1240, 2665, 4630, 7135]
+
+
 def test_a_plan_leaves_everything_as_it_was(tmp_path):
     torch.manual_seed(3)
     np.random.seed(3)

@@ -1,15 +1,18 @@
 """Which starting networks a search begins with, and for how many epochs they are trained."""
 
+from types import SimpleNamespace
+from typing import NamedTuple
+
 import pytest
 
-from lightning_lemonade import LemonadeModule, LemonadeTrainer, trainer
+from lightning_lemonade import LemonadeModule, LemonadeTrainer, starts, trainer
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import SearchError
 from lightning_lemonade.history import History
 from lightning_lemonade.module import Training
 from lightning_lemonade.search.cost import work
 from lightning_lemonade.spaces import ConvNetSpace
-from lightning_lemonade.starts import START_SHARE, begun, that_fit
+from lightning_lemonade.starts import START_SHARE, choose_starts, that_fit, unchosen
 
 SMALL = {
     "algorithm": "paper",
@@ -31,17 +34,18 @@ def test_starting_networks_take_no_more_than_their_share_of_the_time(tmp_path):
     assert 2 <= starts[0].planned < 5000
 
 
-def fitting(room, starts="spanning", slots=1, fixed=0, max_child_time=None, **training):
-    """Returns sizes and epochs of the starting networks, where an epoch takes 1, 2, 4 and 8 seconds, and each training some more."""
+def fitting(room, starts="spanning", slots=1, fixed=0, max_child_time=None, seconds=None, **training):
+    """Returns sizes and epochs of the starting networks, where an epoch takes 1, 2, 4 and 8 seconds, or others."""
     settings = LemonadeTrainer(
-        max_time=None if room is None else clock(round(room / START_SHARE)),
+        max_time=clock(round(room / START_SHARE)),
         max_child_time=max_child_time,
         space=ConvNetSpace(starts=starts),
         training=Training(**training),
     ).settings
     specs = settings.space.initial((1, 8, 8), 10)
-    begun, epochs = that_fit(settings, specs, lambda spec, epochs: epochs * 2.0 ** specs.index(spec) + fixed, slots)
-    return [specs.index(spec) for spec in begun], epochs
+    seconds = [1, 2, 4, 8] if seconds is None else seconds
+    chosen, epochs = that_fit(settings, specs, lambda spec, epochs: epochs * seconds[specs.index(spec)] + fixed, slots)
+    return [specs.index(spec) for spec in chosen], epochs
 
 
 def clock(seconds):
@@ -64,14 +68,18 @@ def test_where_none_fits_the_smallest_gets_fewer_epochs_and_so_do_networks_that_
     assert fitting(0.3, epochs=3, initial_epochs=10) == ([0], 3)
     assert fitting(61, starts="paper", epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 4)
     assert fitting(41, starts="paper", slots=64, epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 5)
-    assert fitting(None, epochs=3, initial_epochs=10) == ([0, 1, 2, 3], 10)
+    assert fitting(8.5, seconds=[3, 1, 2, 4], epochs=3, initial_epochs=10) == ([0], 3)  # the smallest, not what luck made the quickest
     assert fitting(900, max_child_time=clock(45), epochs=3, initial_epochs=10) == ([2], 10)
 
 
-def measuring(room, seconds, failing=(), slots=1):
-    """Returns which of eight spanning networks are begun with, for how many epochs, and which were measured, in order."""
-    settings = LemonadeTrainer(max_time=clock(round(room / START_SHARE)), space=ConvNetSpace(starts="spanning")).settings
-    specs, asked = settings.space.initial((3, 32, 32), 10), []
+def chosen_of(room, seconds, failing=(), slots=1, starts="spanning"):
+    """Returns which starting networks are chosen, for how many epochs, and which were measured, in order: numbers by size.
+
+    They are given in another order than that of their sizes.
+    """
+    settings = LemonadeTrainer(max_time=clock(round(room / START_SHARE)), space=ConvNetSpace(starts=starts)).settings
+    specs = sorted(settings.space.initial((3, 32, 32), 10), key=work)
+    asked = []
 
     def measured(spec):
         asked.append(specs.index(spec))
@@ -79,34 +87,75 @@ def measuring(room, seconds, failing=(), slots=1):
             raise SearchError("too large")
         return lambda epochs: epochs * seconds(work(spec) / work(specs[0]))
 
-    chosen, epochs = begun(settings, specs, measured, slots)
-    return [specs.index(spec) for spec in chosen], epochs, asked
+    chosen, epochs = choose_starts(settings, [*specs[1::2], *specs[::2]], measured, slots)
+    return sorted(specs.index(spec) for spec in chosen), epochs, asked
 
 
 @pytest.mark.parametrize(
-    ("room", "fitting", "asked"), [(900, 7, [0, 4, 7]), (100, 6, [0, 4, 6]), (60, 5, [0, 4, 5]), (40, 4, [0, 4]), (20, 2, [0, 4, 2])]
+    ("room", "fits", "asked"), [(900, 7, [0, 4, 7]), (100, 6, [0, 4, 6]), (60, 5, [0, 4, 5]), (40, 4, [0, 4]), (20, 2, [0, 4, 2])]
 )
-def test_of_spanning_networks_only_those_are_measured_that_may_fit(room, fitting, asked):
-    assert measuring(room, lambda work: work) == ([fitting], 8, asked)
+def test_of_spanning_networks_only_those_are_measured_that_may_fit(room, fits, asked):
+    assert chosen_of(room, lambda work: work) == ([fits], 8, asked)
 
 
 def test_networks_that_all_take_equally_long_all_fit_or_none():
-    assert measuring(100, lambda work: 10) == ([7], 8, [0, 4, 7])
-    assert measuring(59, lambda work: 10) == ([0], 5, [0, 4])
+    assert chosen_of(100, lambda work: 10) == ([7], 8, [0, 4, 7])
+    assert chosen_of(59, lambda work: 10) == ([0], 5, [0, 4])
 
 
 def test_what_takes_longer_than_its_work_says_is_found_when_it_is_measured():
-    assert measuring(130, lambda work: work**1.3) == ([5], 8, [0, 4, 6, 5])
+    assert chosen_of(130, lambda work: work**1.3) == ([5], 8, [0, 4, 6, 5])
 
 
 def test_what_cannot_be_measured_is_returned_and_others_take_its_place():
-    assert measuring(900, lambda work: work, failing=[7]) == ([6, 7], 8, [0, 4, 7, 6])
-    assert measuring(900, lambda work: work, failing=[0, 4, 7]) == ([0, 4, 6, 7], 8, [0, 4, 1, 2, 7, 6])
-    assert measuring(900, lambda work: work, failing=range(8)) == ([*range(8)], 8, [0, 4, 1, 2, 3, 5, 6, 7])
+    assert chosen_of(900, lambda work: work, failing=[7]) == ([6, 7], 8, [0, 4, 7, 6])
+    assert chosen_of(900, lambda work: work, failing=[0, 4, 7]) == ([0, 4, 6, 7], 8, [0, 4, 1, 2, 7, 6])
+    assert chosen_of(900, lambda work: work, failing=range(8)) == ([0, 2, 5, 7], 8, [0, 4, 1, 2, 3, 5, 6, 7])
 
 
 def test_what_is_trained_beside_the_largest_is_not_measured():
-    assert measuring(100, lambda work: work, slots=64) == ([*range(7)], 8, [0, 4, 6])
+    assert chosen_of(100, lambda work: work, slots=64) == ([*range(7)], 8, [0, 4, 6])
+
+
+def test_other_starting_networks_are_all_measured():
+    chosen, epochs, asked = chosen_of(100, lambda work: 6, starts="strided")
+    assert (chosen, epochs, sorted(asked)) == ([0, 1, 2, 3], 4, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(("starts", "kept"), [("spanning", [0, 2, 5, 7]), ("paper", [0, 1, 2, 3])])
+def test_four_are_trained_where_none_is_chosen(starts, kept):
+    settings = LemonadeTrainer(space=ConvNetSpace(starts=starts)).settings
+    specs = settings.space.initial((3, 32, 32), 10)
+    assert unchosen(settings, specs) == [specs[i] for i in kept]
+    assert unchosen(settings, specs[:1]) == specs[:1]
+
+
+class Proportional(NamedTuple):
+    """The pace of a network that takes as many seconds as it has thousands of parameters, for an epoch, and one for a validation."""
+
+    params: int
+
+    def seconds(self, epochs, validations):
+        return epochs * self.params / 1000 + validations
+
+
+@pytest.mark.parametrize(
+    ("room", "tasks", "devices", "begun"),
+    [
+        (39, ["a"], 1, [4630]),
+        (37, ["a"], 1, [2665]),  # 8 epochs of 4.6 seconds, and the validation
+        (39, ["a", "b"], 1, [1240]),
+        (39, ["a"], 2, [1240, 2665, 4630, 7135]),  # what several processes take isn't measured
+        (None, ["a"], 1, [1240, 2665, 4630, 7135]),
+    ],
+)
+def test_starting_networks_are_trained_for_all_tasks_and_validated(monkeypatch, room, tasks, devices, begun):
+    monkeypatch.setattr(starts, "measure", lambda evaluator, task, spec, where, processes: Proportional(spec.parameter_count))
+    budget = {"max_generations": 1} if room is None else {"max_time": clock(round(room / START_SHARE))}
+    settings = LemonadeTrainer(algorithm="gain", accelerator="cpu", devices=devices, strategy="ddp", **budget).settings
+    specs = settings.space.initial((1, 8, 8), 10)
+    chosen, epochs = starts.beginning(settings, SimpleNamespace(tasks=dict.fromkeys(tasks)), specs)
+    assert ([spec.parameter_count for spec in chosen], epochs) == (begun, 8)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

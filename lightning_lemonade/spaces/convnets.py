@@ -17,7 +17,8 @@ Maker = Callable[[int], GraphSpec]
 _PIXELS = (64, 3072)
 _TARGETS = ((500, 1_500, 4_000, 10_000), (15_000, 50_000, 100_000, 400_000))
 _SPANNING = ((1_300, 7_000), (12_000, 600_000))
-_STEP = 1.8
+_APART = 1.8
+"""How many times as large as the one before a spanning network is at most, but for whole numbers of filters."""
 _SMALLEST = (300, 10_000)
 
 
@@ -30,9 +31,9 @@ class ConvNetSpace:
     a side: they train several times faster. Both have about 15, 50, 100 and 400 thousand parameters for images of 32x32x3
     (the paper's), 0.5 to 10 thousand for 8x8 digits (ours), and sizes between for what lies between. The spanning ones (ours)
     have one plain block at the full size of the image, two at half of it and two at a quarter, with max pooling between. They
-    are eight of 12 to 600 thousand parameters at 32x32x3, four of 1 to 7 thousand at 8x8, each about 1.7 times as large as
-    the one before. Where a time bounds the search, it begins with those that it has time for. The smallest network allowed
-    has 10 thousand parameters at 32x32x3 and 300 at 8x8.
+    are eight of about 12 to 600 thousand parameters at 32x32x3, four of 1 to 7 thousand at 8x8, each up to twice as large as
+    the one before. Where a time bounds the search, it begins with the largest that it has time for, else with four of them.
+    The smallest network allowed has 10 thousand parameters at 32x32x3 and 300 at 8x8.
 
     Args:
         starts: the starting networks: `"paper"`, `"strided"` or `"spanning"` (ours).
@@ -77,7 +78,7 @@ class ConvNetSpace:
             raise ConfigurationError(f"this space makes networks for images (channels, height, width); a sample has the shape {shape}")
         if self.starts == "spanning":
             least, most = (_between(shape, low, high) for low, high in zip(*_SPANNING, strict=True))
-            spanned = np.geomspace(least, most, 1 + ceil(log(most / least) / log(_STEP)))
+            spanned = np.geomspace(least, most, 1 + ceil(log(most / least) / log(_APART)))
             return [_sized(partial(spanning_net, shape, num_outputs), float(target)) for target in spanned]
         targets = [_between(shape, low, high) for low, high in zip(*_TARGETS, strict=True)]
         if self.starts == "strided":
