@@ -25,8 +25,11 @@ PRIOR_SPREADS = {True: 0.02, False: 0.04}
 """What is left unexplained then."""
 FREEDOM = {True: np.array([1, 1, 1, 1, 1, 1, 10]), False: np.array([1, 1, 1, 1, 1, 1, 3])}
 """How far each weight may be from its prior, in units of what is left unexplained."""
-STARTED = (np.array([0, -0.02, 0, -0.05, 0, 0, -0.3, 0.2]), np.array([1, 1, 1, 1, 1, 1, 3, 3]), 0.03)
-"""The same three for an approximation whose value before its training is known; the last feature is how far that is from its parent's."""
+STARTED = (np.array([0.02, -0.02, 0, -0.05, 0, 0, -0.3, 0.1]), np.array([1, 1, 1, 1, 1, 1, 3, 3]), 0.02)
+"""The same three for an approximation whose value before its training is known; the last feature is how far that is from its parent's, the
+gap, and what is left unexplained is of one that begins as its parent."""
+GAP = 0.1
+"""The gap, as a difference of logarithms, at which the variance of what is left unexplained is twice that."""
 PRIOR_FAMILIES = 4
 """How many families the prior's spread counts as."""
 TAILS = 4
@@ -58,7 +61,8 @@ class GainSampling:
     train a member on without a change is a proposal like any other. Where a time bounds the search, so is to train a child three times as
     long: short trainings tell what is worth it, long ones make better what was trained well already. Where nothing promises any gain, the
     paper's density chooses. Where times are measured, a child that approximates its parent is trained only if it begins well
-    enough (see `_Gain.worst_start`): its gain counts for the share of all such children that was trained.
+    enough (see `_Gain.worst_start`): its gain counts for the share of all such children that was trained, and is no more than what is
+    expected of it if it begins as its parent.
     """
 
     continues = True
@@ -97,8 +101,7 @@ class _Gain:
         if not proposals:
             return []
         front = self._front()
-        outlooks = self._outlooks(proposals)
-        worths = self._worths(proposals)
+        outlooks, at_best, worths = self._outlooks(proposals), self._at_best(proposals), self._worths(proposals)
         left = list(range(len(proposals)))
         chosen: list[int] = []
         gains = np.full(len(proposals), np.inf)  # at most: a larger front leaves no more to gain
@@ -107,7 +110,7 @@ class _Gain:
             for i in sorted(left, key=lambda i: -gains[i]):
                 if gains[i] < most:  # and so are all that follow
                     break
-                gains[i] = self._gain(front, before, outlooks[i]) * worths[i]
+                gains[i] = self._promise(front, before, outlooks[i], at_best.get(i)) * worths[i]
                 most = max(most, gains[i])
             if not most > 0:
                 shortest = {proposals[i].kinship: i for i in sorted(left, key=lambda i: -(proposals[i].epochs or 0))}
@@ -137,8 +140,7 @@ class _Gain:
         """Returns the value before training beyond which a child's gain for the seconds left is less than what it was chosen for.
 
         There are many proposals of nearly the same promise, and how an approximation begins tells more of how it ends than all that is
-        known before: so it pays to look, which takes less time than to train, and to turn to another where it begins badly. None also where
-        even what begins as its parent would gain less: then both models aren't sure enough yet.
+        known before: so it pays to look, which takes less time than to train, and to turn to another where it begins badly.
         """
         key = self.screened_by
         if key is None or self.known.is_exact(proposal):
@@ -146,18 +148,14 @@ class _Gain:
         front = self._front()
         before = self._volume(front)
         [outlook], [cost], [worth] = self._outlooks([proposal]), self._costs([proposal]), self._worths([proposal])
-        wanted = self._gain(front, before, outlook) * worth * max(0.0, cost - self.known.look)
-        parent, column = self.members[proposal.parent], self.known.keys.index(key)  # type: ignore[index]  # it has one
+        promised = self._promise(front, before, outlook, self._at_best([proposal])[0])
+        wanted = promised * worth * max(0.0, cost - self.known.look)
 
         def is_worth(start: float) -> bool:
-            after = outlook.copy()
-            after[:, column] = self.models[key].predict(
-                [parent], [proposal.spec], [False], [self.known.epochs_of(proposal)], _NODES, [start]
-            )[0]
-            return bool(self._gain(front, before, after) >= wanted)
+            return bool(self._gain(front, before, self._outlooks([proposal], starts=[start])[0]) >= wanted)
 
-        low, high = parent.values[key], self.known.bounds[key][1]
-        if not wanted > 0 or not is_worth(low) or is_worth(high):
+        low, high = self.members[proposal.parent].values[key], self.known.bounds[key][1]  # type: ignore[index]  # it has a parent
+        if not wanted > 0 or is_worth(high):
             return None
         for _ in range(HALVINGS):
             middle = (low + high) / 2
@@ -182,10 +180,10 @@ class _Gain:
         share[[not self.known.is_exact(proposal) for proposal in proposals]] = self.trained_share
         return np.asarray(share / (share * costs + (1 - share) * self.known.look))
 
-    def _outlooks(self, proposals: Sequence[Proposal], *, measured: bool = False) -> Array:
+    def _outlooks(self, proposals: Sequence[Proposal], *, starts: Sequence[float] | None = None, measured: bool = False) -> Array:
         """Returns points that each proposal may reach, or where it may be measured, at the nodes of the quadrature.
 
-        Their shape is (proposals, nodes, objectives).
+        Their shape is (proposals, nodes, objectives). Where it is known how approximations begin, `starts` are these values.
         """
         parents = [self.members[proposal.parent] for proposal in proposals]  # type: ignore[index]  # starting networks aren't chosen among
         specs, exact = [proposal.spec for proposal in proposals], [self.known.is_exact(proposal) for proposal in proposals]
@@ -193,10 +191,25 @@ class _Gain:
         points = np.empty((len(proposals), len(_NODES), len(self.known.keys)))
         for column, key in enumerate(self.known.keys):
             if key in self.models:
-                points[:, :, column] = self.models[key].predict(parents, specs, exact, epochs, _NODES, measured=measured)
+                begun = starts if key == self.screened_by else None
+                points[:, :, column] = self.models[key].predict(parents, specs, exact, epochs, _NODES, begun, measured=measured)
             else:
                 points[:, :, column] = np.array([proposal.values[key] for proposal in proposals])[:, None]
         return points
+
+    def _at_best(self, proposals: Sequence[Proposal]) -> dict[int, Array]:
+        """Returns the points that each may reach that is looked at, if it begins as its parent: (nodes, objectives), by its place."""
+        key = self.screened_by
+        seen = [] if key is None else [i for i, proposal in enumerate(proposals) if not self.known.is_exact(proposal)]
+        if not seen:
+            return {}
+        starts = [self.members[proposals[i].parent].values[key] for i in seen]  # type: ignore[index]  # it has a parent
+        return dict(zip(seen, self._outlooks([proposals[i] for i in seen], starts=starts), strict=True))
+
+    def _promise(self, front: Array, before: float, outlook: Array, at_best: Array | None) -> float:
+        """Returns the gain expected: of an approximation no more than of one that begins as its parent, of which more is known."""
+        gain = self._gain(front, before, outlook)
+        return gain if at_best is None or not gain else min(gain, self._gain(front, before, at_best))
 
     def _gain(self, front: Array, before: float, outlook: Array) -> float:
         gained = ~(front[:, None] <= outlook).all(2).any(0)  # what is dominated adds nothing, and needs no hypervolume
@@ -214,9 +227,11 @@ class ChangeModel:
     with 3 % error about the same share of its error as one with 30 %, and a small child of an excellent parent may have ten times its
     error. A child is no worse than the bounds' worst, or than its parent where that is worse still: how ruined it is tells nothing. What
     began as its parent and what approximates it are learnt apart: the latter vary far more, and one spread for both would make any training
-    on look promising, however often it has brought nothing. Source of the regression: the normal-inverse-gamma conjugate prior (Murphy,
-    Machine Learning, 2012, section 7.6.3), which also serves where there are few families or none, with Student's residuals (see
-    `_Regression`): a few children that were ruined would make all others look as if they might become far better; of the rest: ours.
+    on look promising, however often it has brought nothing. For the same reason what is left unexplained of an approximation whose start is
+    known varies the more the worse that is: most of those that begin nearly as their parent end so. Source of the regression: the
+    normal-inverse-gamma conjugate prior (Murphy, Machine Learning, 2012, section 7.6.3), which also serves where there are few families or
+    none, with Student's residuals (see `_Regression`): a few children that were ruined would make all others look as if they might become
+    far better; of the rest: ours.
 
     Args:
         families: (parent, child) of the children evaluated.
@@ -246,10 +261,11 @@ class ChangeModel:
         trained = [(*family, spent) for family, spent in zip(families, own, strict=True) if spent]
         exact, approximate = ([each for each in trained if each[1].exact == kind] for kind in (True, False))
         begun = [each for each in approximate if started and each[1].start is not None]
-        self._begun = self._fitted(begun, [self._change(*each[:2]) for each in begun], *STARTED, [self._gap(*each[:2]) for each in begun])
+        gaps = np.array([self._gap(*each[:2]) for each in begun])
+        self._begun = self._fitted(begun, *STARTED, gaps)
         self.trained_share = (PRIOR_FAMILIES + len(approximate)) / (PRIOR_FAMILIES + len(approximate) + len(families) - len(trained))
         self._models = {
-            kind: self._fitted(known, [self._change(*each[:2]) for each in known], PRIOR[kind], FREEDOM[kind], PRIOR_SPREADS[kind])
+            kind: self._fitted(known, PRIOR[kind], FREEDOM[kind], PRIOR_SPREADS[kind])
             for kind, known in ((True, exact), (False, approximate))
         }
 
@@ -285,7 +301,7 @@ class ChangeModel:
         levels = np.array([self._level(outline.values[self.key]) for outline in outlines])[:, None] + np.zeros(len(nodes))
         if starts is not None:
             gaps = np.array([[self._level(start)] for start in starts]) - levels[:, :1]
-            change, spread = self._begun.predict(np.hstack([features, gaps]), luck)
+            change, spread = self._begun.predict(np.hstack([features, gaps]), luck, _scales(gaps[:, 0]))
             levels += change[:, None] + spread[:, None] * nodes
             return self._values(levels)
         for kind in set(exact):
@@ -297,21 +313,12 @@ class ChangeModel:
     def _values(self, levels: Array) -> Array:
         return np.asarray(self._low + self._span * np.maximum(0.0, np.exp(levels) - LEAST))
 
-    def _fitted(
-        self,
-        families: Sequence[_Family],
-        changes: Sequence[float],
-        prior: Array,
-        freedom: Array,
-        spread: float,
-        gaps: Sequence[float] = (),
-    ) -> "_Regression":
-        return _Regression(self._table(families, gaps, len(prior)), np.array(changes), prior, freedom, spread)
-
-    def _table(self, families: Sequence[_Family], gaps: Sequence[float], width: int) -> Array:
-        """Returns the features of families, gaps behind them: (families, width)."""
-        rows = [[*self._features(*each), *gaps[i : i + 1]] for i, each in enumerate(families)]
-        return np.array(rows, dtype=np.float64).reshape(-1, width)
+    def _fitted(self, families: Sequence[_Family], prior: Array, freedom: Array, spread: float, gaps: Array | None = None) -> "_Regression":
+        known = np.empty((len(families), 0)) if gaps is None else gaps[:, None]
+        features = np.array([self._features(*each) for each in families]).reshape(-1, len(prior) - known.shape[1])
+        changes = np.array([self._change(*each[:2]) for each in families])
+        scales = np.ones(len(families)) if gaps is None else _scales(gaps)
+        return _Regression(np.hstack([features, known]), changes, prior, freedom, spread, scales)
 
     def _change(self, parent: Outline, child: Outline) -> float:
         return self._level(min(child.values[self.key], self._worst(parent))) - self._level(parent.values[self.key])
@@ -342,19 +349,32 @@ class ChangeModel:
         return [1.0, *sizes, self._level(parent.values[self.key]) - USUAL, share**2]
 
 
+def _scales(gaps: Array) -> Array:
+    """Returns variances of what is left unexplained, where that of no gap is one."""
+    return 1 + np.maximum(0.0, gaps) / GAP
+
+
 class _Regression:
     """Linear regression whose weights and spread have a prior, and whose residuals are Student's: the further out, the less they tell.
 
     Source: the EM algorithm of Lange, Little and Taylor (Robust statistical modeling using the t distribution, 1989); with a prior: ours.
+
+    Args:
+        features: (n, features).
+        changes: what is predicted: (n,).
+        prior: weights: (features,).
+        freedom: how far each may be from its prior, in units of the spread: (features,).
+        spread: the prior's.
+        scales: variances of the residuals, in units of the spread's: (n,).
 
     Attributes:
         weights: of the features.
         variance: of what is left unexplained, as normal residuals of the same scale have it: those that diverged are hardly in it.
     """
 
-    def __init__(self, features: Array, changes: Array, prior: Array, freedom: Array, spread: float) -> None:
+    def __init__(self, features: Array, changes: Array, prior: Array, freedom: Array, spread: float, scales: Array) -> None:
         surprises = changes - features @ prior
-        counts, self.variance = np.ones(len(surprises)), np.inf
+        counts, self.variance = 1 / scales, np.inf
         for _ in range(ROUNDS):
             before = self.variance
             weighed = features.T * counts
@@ -365,10 +385,10 @@ class _Regression:
             self.variance = float(squares) / (PRIOR_FAMILIES + len(surprises)) / NORMAL
             if before <= (1 + CLOSE) * self.variance:
                 break
-            counts = (TAILS + 1) / (TAILS + left**2 / (NORMAL * self.variance))
+            counts = (TAILS + 1) / (TAILS * scales + left**2 / (NORMAL * self.variance))
         self.weights = prior + moved
 
-    def predict(self, features: Array, luck: float = 0.0) -> tuple[Array, Array]:
+    def predict(self, features: Array, luck: float = 0.0, scales: Array | float = 1.0) -> tuple[Array, Array]:
         """Returns expected changes and their standard deviations, without a variance that is luck: (n,), (n,)."""
         uncertain = np.einsum("ij,jk,ik->i", features, self._covariance, features)
-        return features @ self.weights, np.sqrt(self.variance * uncertain + max(0.0, self.variance - luck))
+        return features @ self.weights, np.sqrt(self.variance * uncertain + np.maximum(0.0, self.variance * scales - luck))

@@ -173,7 +173,7 @@ def test_a_rarely_trained_kind_is_accepted_after_one_that_always_is(monkeypatch)
     approximate, exact = proposal(parent, 8), proposal(parent, 8, exact=True)
     sampling = fitted([parent], known, **MEASURED | {"look": 1000.0})
     better = np.broadcast_to([0.1, 5e3], (2, 5, 2))
-    monkeypatch.setattr(sampling, "_outlooks", lambda proposals, measured=False: better[: len(proposals)])
+    monkeypatch.setattr(sampling, "_outlooks", lambda proposals, **_: better[: len(proposals)])
     assert all(sampling.accept([approximate, exact], 1, np.random.default_rng(seed)) == [1] for seed in range(10))
     sampling.trained_share = 1.0
     assert {sampling.accept([approximate, exact], 1, np.random.default_rng(seed))[0] for seed in range(10)} == {0, 1}
@@ -237,11 +237,53 @@ def test_the_regression_is_that_of_students_residuals():
     rng = np.random.default_rng(0)
     features, weights = np.hstack([np.ones((2000, 1)), rng.normal(size=(2000, 2))]), np.array([0.1, -0.2, 0.3])
     changes = features @ weights + 0.05 * rng.standard_t(TAILS, size=2000)
-    fit = _Regression(features, changes, np.zeros(3), np.full(3, 1e3), 0.05)
+    fit = _Regression(features, changes, np.zeros(3), np.full(3, 1e3), 0.05, np.ones(2000))
     assert np.abs(fit.weights - weights).max() < 0.005
     assert np.sqrt(NORMAL * fit.variance) == pytest.approx(0.05, rel=0.05)
-    fit = _Regression(features, features @ weights + 0.05 * rng.normal(size=2000), np.zeros(3), np.full(3, 1e3), 0.05)
+    luck, scales = 0.05 * rng.normal(size=2000), np.ones(2000)
+    fit = _Regression(features, features @ weights + luck, np.zeros(3), np.full(3, 1e3), 0.05, scales)
     assert np.sqrt(fit.variance) == pytest.approx(0.05, rel=0.05)
+    scales[::2] = 100
+    varied = _Regression(features, features @ weights + luck * np.sqrt(scales), np.zeros(3), np.full(3, 1e3), 0.05, scales)
+    assert np.sqrt(varied.variance) == pytest.approx(0.05, rel=0.05)
+    assert np.abs(varied.weights - weights).max() < 0.005  # those that vary less tell more
+    spreads = varied.predict(np.eye(3), scales=np.array([1, 4, 9]))[1]
+    assert spreads == pytest.approx([0.05, 0.1, 0.15], rel=0.05)
+    assert varied.predict(np.eye(3), 0.05**2, np.array([1, 5, 10]))[1] == pytest.approx([0, 0.1, 0.15], abs=0.01)
+
+
+def gapped(count=60):
+    """Families whose child comes out as its parent if it began as it, and else better or worse by chance, the more the worse it began."""
+    rng, parent, known = np.random.default_rng(0), member(0, 9, 0.2), []
+    for i in range(count):
+        gap = (0.0, 0.8)[i % 2]
+        child = member(1, 9, 0.2 * np.exp((0.005 + 0.2 * gap) * rng.normal()), 6)
+        known.append((parent.outline, replace(child.outline, exact=False, start=0.2 * np.exp(gap))))
+    return known
+
+
+def test_the_worse_a_child_begins_the_less_is_known_of_it():
+    model = model_of(gapped(), started=True)
+    near, far = (width_of(model, exact=False, measured=True, starts=[0.2 * np.exp(gap)]) for gap in (0.0, 0.8))
+    assert near < 0.07
+    assert far == pytest.approx(np.sqrt(9) * near, rel=0.1)
+
+
+def test_an_approximation_promises_no_more_than_one_that_begins_as_its_parent():
+    """What others gained by chance after a bad start isn't expected of it."""
+    parent, rng = member(0, 9, 0.2), np.random.default_rng(0)
+    same, wider = proposal(parent, 9), proposal(parent, 12, exact=True)
+    known = gapped() + families(20, lambda factor: 0.98, exact=True)
+    sampling = fitted([parent], known, **MEASURED)
+    front = sampling._front()
+    before, [outlook] = sampling._volume(front), sampling._outlooks([same])
+    at_best = sampling._at_best([wider, same])
+    assert list(at_best) == [1]
+    bounded, free = (sampling._promise(front, before, outlook, best) for best in (at_best[1], None))
+    assert bounded < free / 2
+    assert sampling._promise(front, before, outlook + 1, at_best[1]) == 0
+    assert sampling.accept([same, wider], 1, rng) == [1]
+    assert fitted([parent], known, **MEASURED | {"begun_as": None}).accept([same, wider], 1, rng) == [0]  # where no start is known
 
 
 MEASURED = {"measured": [((1e6, 1e4, 1.0), 1000.0)], "overhead": 3.0, "look": 2.0, "begun_as": "error"}
