@@ -10,6 +10,7 @@ from textwrap import fill
 
 import torch
 
+from lightning_lemonade.errors import SearchError
 from lightning_lemonade.evaluation import Evaluator
 from lightning_lemonade.evaluation.pace import Pace
 from lightning_lemonade.executors.places import Places, places_of
@@ -133,9 +134,14 @@ def make_plan(settings: SearchSettings, evaluator: Evaluator) -> Plan:
     hypervolume_bounds(settings.objectives, specs, limits, {task: data.outputs for task, data in evaluator.tasks.items()})
     places = places_of(settings.executor, settings.trainer_arguments, torch.get_num_threads())
     paces: dict[GraphSpec, dict[str, Pace]] = {}
+    errors: dict[GraphSpec, SearchError] = {}
 
     def measured(spec: GraphSpec) -> Seconds:
-        paces[spec] = {task: pace_of(evaluator, task, spec, places) for task in evaluator.tasks}
+        try:
+            paces[spec] = {task: pace_of(evaluator, task, spec, places) for task in evaluator.tasks}
+        except SearchError as error:
+            errors[spec] = error
+            raise
         return lambda epochs: seconds(spec, epochs, 1)
 
     def seconds(spec: GraphSpec, epochs: int, validations: int) -> float:
@@ -145,6 +151,8 @@ def make_plan(settings: SearchSettings, evaluator: Evaluator) -> Plan:
     begun, initial = unchosen(settings, specs), training.initial_epochs
     if are_chosen(settings, places):
         begun, initial = choose_starts(settings, specs, measured, places.slots)
+    if errors:
+        raise next(iter(errors.values()))
     for spec in sorted(begun, key=work, reverse=True):  # where the largest can't be trained, that is told at once
         if spec not in paces:
             measured(spec)

@@ -148,9 +148,14 @@ def are_chosen(settings: SearchSettings, places: Places) -> bool:
     return settings.max_seconds is not None and places.processes == 1 and places.at_hand
 
 
+def _span(settings: SearchSettings) -> bool:
+    """Returns whether the starting networks span a range of sizes, so that some may be left out; a user's own space has what it has."""
+    return getattr(settings.space, "starts", None) == "spanning"
+
+
 def unchosen(settings: SearchSettings, specs: Sequence[GraphSpec]) -> list[GraphSpec]:
     """Returns the starting networks of a search that doesn't choose among them: all, of spanning ones four from the least to the most."""
-    if settings.space.starts != "spanning":
+    if not _span(settings):
         return list(specs)
     ordered = sorted(specs, key=work)
     kept = {ordered[round(place)] for place in np.linspace(0, len(ordered) - 1, UNCHOSEN)}
@@ -163,7 +168,8 @@ def choose_starts(
     """Returns the starting networks that fit into their share of the time, and their epochs.
 
     Of spanning networks only the smallest, one in the middle, and those are measured that may fit by what is told from these. What was
-    found not to be trainable is among the networks returned: it fails again when it is trained, and that is recorded.
+    found not to be trainable is among the networks returned: it fails again when it is trained, and that is recorded. Where all are found
+    so, it is as where none is chosen.
 
     Args:
         settings: of the search, which a time bounds.
@@ -183,7 +189,7 @@ def choose_starts(
         return True
 
     ordered = sorted(specs, key=work)
-    wanted = 2 if settings.space.starts == "spanning" else len(ordered)
+    wanted = 2 if _span(settings) else len(ordered)
     for spec in [ordered[0], ordered[len(ordered) // 2], *ordered]:
         if len(paces) < wanted:
             measure(spec)
@@ -202,7 +208,7 @@ def _predicted(paces: Mapping[GraphSpec, Seconds], spec: GraphSpec, epochs: int)
         return paces[spec](epochs)
     known = sorted((work(other), seconds(epochs)) for other, seconds in paces.items())
     (least, quickest), (most, slowest) = known[0], known[-1]
-    slope = (slowest - quickest) / (most - least) if most > least else slowest / most
+    slope = max(0.0, slowest - quickest) / (most - least) if most > least else slowest / most  # small ones may hardly differ, but by luck
     inside = np.interp(work(spec), [done for done, _ in known], [spent for _, spent in known])
     return float(inside) + slope * max(0.0, work(spec) - most)
 
@@ -230,7 +236,7 @@ def that_fit(
         each = [seconds(spec, epochs) for spec in chosen]
         return max(*each, sum(each) / min(slots, len(each)))
 
-    if settings.space.starts == "spanning":
+    if _span(settings):
         chosen: list[GraphSpec] = []
         for spec in sorted(specs, key=work, reverse=True):  # not by seconds, in which small networks may hardly differ
             if span([*chosen, spec], usual) <= (span(chosen[:1], usual) if chosen else each):

@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_lemonade import LemonadeTrainer, RayExecutor, cli
+from lightning_lemonade import plan as plan_module
 from lightning_lemonade.callback import SearchCallback
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import ConfigurationError, DataError, SearchError
@@ -165,6 +166,22 @@ class NoValidation(DigitsDataModule):
 class Broken(LemonadeModule):
     def loss(self, logits, target):
         raise RuntimeError("no such kernel")
+
+
+class TooLarge(LemonadeModule):
+    def training_step(self, batch, batch_idx):
+        if self.spec.parameter_count > 7000:
+            raise RuntimeError("too large")
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_starting_network_that_cannot_be_trained_is_told_also_where_time_chooses(monkeypatch):
+    tried = []
+    pace_of = plan_module.pace_of
+    monkeypatch.setattr(plan_module, "pace_of", lambda *known: tried.append(known[2].parameter_count) or pace_of(*known))
+    with pytest.raises(SearchError, match="7,135 parameters can't be trained: exception: RuntimeError: too large"):
+        planned(algorithm="gain", max_time="00:01:00:00", module=TooLarge)
+    assert tried == [1240, 4630, 7135]  # each once
 
 
 @pytest.mark.parametrize(

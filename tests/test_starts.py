@@ -103,6 +103,10 @@ def test_networks_that_all_take_equally_long_all_fit_or_none():
     assert chosen_of(59, lambda work: 10) == ([0], 5, [0, 4])
 
 
+def test_where_luck_makes_the_middle_one_quicker_larger_ones_are_not_taken_to_be_quicker_still():
+    assert chosen_of(39, lambda work: 10 if work < 3 else 5) == ([0], 3, [0, 4])
+
+
 def test_what_takes_longer_than_its_work_says_is_found_when_it_is_measured():
     assert chosen_of(130, lambda work: work**1.3) == ([5], 8, [0, 4, 6, 5])
 
@@ -128,6 +132,7 @@ def test_four_are_trained_where_none_is_chosen(starts, kept):
     specs = settings.space.initial((3, 32, 32), 10)
     assert unchosen(settings, specs) == [specs[i] for i in kept]
     assert unchosen(settings, specs[:1]) == specs[:1]
+    assert unchosen(SimpleNamespace(space=object()), specs) == specs  # a space of a user's own has no name for them
 
 
 class Proportional(NamedTuple):

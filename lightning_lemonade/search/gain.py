@@ -139,6 +139,9 @@ class _Gain:
     def worst_start(self, proposal: Proposal) -> float | None:
         """Returns the value before training beyond which a child's gain for the seconds left is less than what it was chosen for.
 
+        None where it is trained however it begins: where it begins as its parent, promises nothing (and was chosen for density), or where
+        even the worst start leaves as much to hope for, since the less is known of a child the worse it begins.
+
         There are many proposals of nearly the same promise, and how an approximation begins tells more of how it ends than all that is
         known before: so it pays to look, which takes less time than to train, and to turn to another where it begins badly.
         """
