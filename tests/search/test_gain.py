@@ -188,6 +188,15 @@ def test_where_few_are_trained_a_worse_start_is_worth_it():
     assert sampling.worst_start(proposal(parent, 8)) > always + 0.02
 
 
+def test_what_promised_less_because_of_its_best_start_may_begin_worse():
+    parent, child = member(0, 9, 0.2), proposal(member(0, 9, 0.2), 8)
+    sampling = fitted([parent, member(1, 4, 0.4)], begun(60, np.random.default_rng(0)), **MEASURED)
+    usual = sampling.worst_start(child)
+    worse = sampling._outlooks([child])[0] + np.array([0.05, 0.0])
+    sampling._at_best = lambda proposals: {0: worse}
+    assert sampling.worst_start(child) > usual + 0.02
+
+
 def test_where_all_children_begin_as_their_parent_others_are_taken_to_be_trained():
     assert fitted([member(0, 9, 0.2)], families(20, lambda factor: 0.9, exact=True), **MEASURED).trained_share == 1
 
