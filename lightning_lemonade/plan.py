@@ -133,29 +133,12 @@ def make_plan(settings: SearchSettings, evaluator: Evaluator) -> Plan:
         warnings.warn(f"a starting network is dropped: {reason}", stacklevel=3)
     hypervolume_bounds(settings.objectives, specs, limits, {task: data.outputs for task, data in evaluator.tasks.items()})
     places = places_of(settings.executor, settings.trainer_arguments, torch.get_num_threads())
-    paces: dict[GraphSpec, dict[str, Pace]] = {}
-    errors: dict[GraphSpec, SearchError] = {}
-
-    def measured(spec: GraphSpec) -> Seconds:
-        try:
-            paces[spec] = {task: pace_of(evaluator, task, spec, places) for task in evaluator.tasks}
-        except SearchError as error:
-            errors[spec] = error
-            raise
-        return lambda epochs: seconds(spec, epochs, 1)
+    begun, initial, paces = _begun(settings, evaluator, specs, places)
 
     def seconds(spec: GraphSpec, epochs: int, validations: int) -> float:
         return sum(pace.seconds(epochs, validations, places.processes) for pace in paces[spec].values())
 
     training = settings.training
-    begun, initial = unchosen(settings, specs), training.initial_epochs
-    if are_chosen(settings, places):
-        begun, initial = choose_starts(settings, specs, measured, places.slots)
-    if errors:
-        raise next(iter(errors.values()))
-    for spec in sorted(begun, key=work, reverse=True):  # where the largest can't be trained, that is told at once
-        if spec not in paces:
-            measured(spec)
     starts = tuple(
         PlannedNetwork(spec.parameter_count, spec.macs, seconds(spec, initial, 1), seconds(spec, training.epochs, 2)) for spec in begun
     )
@@ -182,6 +165,36 @@ def make_plan(settings: SearchSettings, evaluator: Evaluator) -> Plan:
         notes=(),
     )
     return replace(plan, notes=tuple(_notes(plan, settings, evaluator)))
+
+
+def _begun(
+    settings: SearchSettings, evaluator: Evaluator, specs: Sequence[GraphSpec], places: Places
+) -> tuple[list[GraphSpec], int, dict[GraphSpec, dict[str, Pace]]]:
+    """Returns the starting networks that the search begins with, their epochs, and paces by network and task.
+
+    Raises:
+        SearchError: if one that was measured can't be trained.
+    """
+    paces: dict[GraphSpec, dict[str, Pace]] = {}
+    errors: list[SearchError] = []
+
+    def measured(spec: GraphSpec) -> Seconds:
+        try:
+            paces[spec] = {task: pace_of(evaluator, task, spec, places) for task in evaluator.tasks}
+        except SearchError as error:
+            errors.append(error)
+            raise
+        return lambda epochs: sum(pace.seconds(epochs, 1) for pace in paces[spec].values())
+
+    begun, initial = unchosen(settings, specs), settings.training.initial_epochs
+    if are_chosen(settings, places):
+        begun, initial = choose_starts(settings, specs, measured, places.slots)
+    if errors:  # which a search would record, and go on
+        raise errors[0]
+    for spec in sorted(begun, key=work, reverse=True):  # where the largest can't be trained, that is told at once
+        if spec not in paces:
+            measured(spec)
+    return begun, initial, paces
 
 
 def _course(settings: SearchSettings, starts: Sequence[float], children: tuple[float, float], slots: int) -> tuple[int, float]:

@@ -11,6 +11,7 @@ import processes
 import pytest
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from quick_searches import TooLarge
 
 from lightning_lemonade import LemonadeTrainer, RayExecutor, cli
 from lightning_lemonade import plan as plan_module
@@ -166,13 +167,6 @@ class NoValidation(DigitsDataModule):
 class Broken(LemonadeModule):
     def loss(self, logits, target):
         raise RuntimeError("no such kernel")
-
-
-class TooLarge(LemonadeModule):
-    def training_step(self, batch, batch_idx):
-        if self.spec.parameter_count > 7000:
-            raise RuntimeError("too large")
-        return super().training_step(batch, batch_idx)
 
 
 def test_a_starting_network_that_cannot_be_trained_is_told_also_where_time_chooses(monkeypatch):

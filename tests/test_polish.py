@@ -1,25 +1,14 @@
 import pytest
+from quick_searches import SMALL
 
 from lightning_lemonade import LemonadeTrainer, SearchCallback
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import ConfigurationError
 from lightning_lemonade.executors import InlineExecutor
 from lightning_lemonade.history import History
-from lightning_lemonade.module import Training
 from lightning_lemonade.search import GainSampling
 from lightning_lemonade.search.gain import _Gain
 from lightning_lemonade.spaces import ConvNetSpace
-
-SMALL = {
-    "algorithm": "paper",
-    "max_generations": 4,
-    "proposals": 8,
-    "accepted": 2,
-    "training": Training(epochs=1, initial_epochs=1, polish_epochs=2),
-    "calibration_size": 64,
-    "limit_train_batches": 5,
-    "accelerator": "cpu",
-}
 
 
 def planned(run):

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
+from quick_searches import SMALL, TooLarge
 
-from lightning_lemonade import LemonadeModule, LemonadeTrainer, starts, trainer
+from lightning_lemonade import LemonadeTrainer, starts, trainer
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import SearchError
 from lightning_lemonade.history import History
@@ -13,17 +14,6 @@ from lightning_lemonade.module import Training
 from lightning_lemonade.search.cost import work
 from lightning_lemonade.spaces import ConvNetSpace
 from lightning_lemonade.starts import START_SHARE, choose_starts, that_fit, unchosen
-
-SMALL = {
-    "algorithm": "paper",
-    "max_generations": 4,
-    "proposals": 8,
-    "accepted": 2,
-    "training": Training(epochs=1, initial_epochs=1, polish_epochs=2),
-    "calibration_size": 64,
-    "limit_train_batches": 5,
-    "accelerator": "cpu",
-}
 
 
 def test_starting_networks_take_no_more_than_their_share_of_the_time(tmp_path):
@@ -172,13 +162,6 @@ def test_starting_networks_left_out_are_not_counted(tmp_path, monkeypatch, async
         found = [c.generation for c in History.open(tmp_path / "run").candidates()]
         assert found == [0, 0, *(generation for generation in range(1, generations + 1) for _ in range(2))]
         assert [g.accepted for g in History.open(tmp_path / "run").generations()] == [2] * (generations + 1)
-
-
-class TooLarge(LemonadeModule):
-    def training_step(self, batch, batch_idx):
-        if self.spec.parameter_count > 9000:
-            raise RuntimeError("too large")
-        return super().training_step(batch, batch_idx)
 
 
 def test_a_starting_network_that_cannot_be_measured_fails_alone(tmp_path):
