@@ -87,8 +87,7 @@ class _Gain:
                 knowledge.bounds[key],
                 inherits=knowledge.inherits,
                 started=key == knowledge.begun_as,
-                grown=GROWN * knowledge.epochs,
-                learnt=LEARNT * knowledge.epochs,
+                usual=knowledge.epochs,
             )
             for key in trained
         }
@@ -244,8 +243,7 @@ class ChangeModel:
         bounds: the objective's, of the hypervolume.
         inherits: whether children inherit their parent's weights, and so its epochs.
         started: whether the value of a child before its training is known (`Outline.start`).
-        grown: epochs, all tasks together, in which a child gets half of what it may gain by being larger than its parent.
-        learnt: epochs, all tasks together, after which one more brings 1/e of what the first one did.
+        usual: epochs of a usual training, all tasks together.
 
     Attributes:
         trained_share: how much of the approximations was trained, and not left as they began; as if `PRIOR_FAMILIES` others had been.
@@ -259,10 +257,9 @@ class ChangeModel:
         *,
         inherits: bool = True,
         started: bool = False,
-        grown: float = 3 * GROWN,
-        learnt: float = 3 * LEARNT,
+        usual: int = 3,
     ) -> None:
-        self.key, self.inherits, self.grown, self.learnt = key, inherits, grown, learnt
+        self.key, self.inherits, self.usual = key, inherits, usual
         self._low, self._span = bounds[0], bounds[1] - bounds[0]
         own = [child.epochs - parent.epochs * inherits for parent, child in families]
         trained = [(*family, spent) for family, spent in zip(families, own, strict=True) if spent]
@@ -350,11 +347,11 @@ class ChangeModel:
         """
         params = log(max(1, child.parameter_count) / max(1, parent.parameter_count))
         macs = log(max(1, child.macs) / max(1, parent.macs))
-        own = max(1, own)
         trained, further = 1.0, 0.0
         if self.inherits:
-            trained = own / (own + self.grown)
-            further = exp(-parent.epochs / self.learnt) - exp(-(parent.epochs + own) / self.learnt)
+            trained = own / (own + GROWN * self.usual)
+            before, after = (epochs / (LEARNT * self.usual) for epochs in (parent.epochs, parent.epochs + own))
+            further = exp(-before) - exp(-after)
         sizes = [min(params, 0), trained * max(params, 0), min(macs, 0), trained * max(macs, 0)]
         return [1.0, *sizes, self._level(parent.values[self.key]) - USUAL, further]
 

@@ -336,7 +336,8 @@ def test_what_has_little_left_to_learn_is_grown(epochs, accepted):
 
 
 def test_one_architecture_is_accepted_for_one_length_only():
-    """The longer where it brings more for its work, the shorter where it doesn't, and never both."""
+    """The longer where it brings more for its work, the shorter where it doesn't, and never both. (Of a parent that had few epochs: later
+    how long a training is makes next to no difference to what is expected.)"""
     parent, rng = member(0, 16, 0.3, 3), np.random.default_rng(0)
     short = proposal(parent, 12)
     long = replace(short, epochs=9)
@@ -351,7 +352,7 @@ def test_one_architecture_is_accepted_for_one_length_only():
             made.append((mother.outline, replace(child.outline, exact=False)))
         return made
 
-    assert sorted(fitted([parent], learnt({3: 1.2, 9: 0.5})).accept([short, long, other], 2, rng)) == [1, 2]
+    assert sorted(fitted([parent], learnt({3: 1.2, 9: 0.6})).accept([short, long, other], 2, rng)) == [1, 2]
     assert sorted(fitted([parent], learnt({3: 0.9, 9: 0.9})).accept([short, long, other], 2, rng)) == [0, 2]
     perfect = member(1, 4, 0.0)  # where nothing gains, it is the shorter
     assert fitted([parent, perfect]).accept([long, short], 2, rng) == [1]
@@ -441,7 +442,8 @@ def test_where_nothing_gains_the_papers_density_chooses():
 
 @pytest.mark.parametrize(("exact", "starts"), [(False, None), (False, [0.3, 0.3]), (True, None)])
 def test_before_anything_is_learnt_a_longer_training_is_expected_to_bring_more_the_less_was_trained_before(exact, starts):
-    """After 8 epochs, 9 in place of 3 were worth 7 % of the error of CIFAR-10 and 2 % of Fashion-MNIST's; after 15 and more, nothing."""
+    """In recorded searches, 9 epochs in place of 3 were worth 6 % of the error of CIFAR-10 and 4 % of Fashion-MNIST's after 8 to 14, and
+    nothing after 15 and more: of those that begin nearly as their parent."""
     child = proposal(member(0, 16, 0.2), 12)
 
     def brought(before):
@@ -449,7 +451,7 @@ def test_before_anything_is_learnt_a_longer_training_is_expected_to_bring_more_t
         short, long = model_of([], started=True).predict([parent] * 2, [child.spec] * 2, [exact] * 2, [3, 9], nodes, starts)[:, 0]
         return 1 - (long / 0.9 + LEAST) / (short / 0.9 + LEAST)
 
-    assert 0.02 < brought(8) < 0.07
+    assert brought(8) == pytest.approx(1 - exp(-0.35 * (exp(-11 / 8) - exp(-17 / 8))), rel=0.01)
     assert 0 < brought(20) < 0.015
     assert 0 < brought(30) < 0.005
 
@@ -469,15 +471,18 @@ def test_what_growth_brings_is_expected_as_far_as_it_is_trained():
     twice, same = proposal(parent, 13, exact=True), proposal(parent, 9, exact=True)
     once, short, long = (predicted(model_of([]), parent, [twice, same], [epochs] * 2)[0] for epochs in (1, 3, 9))
     gained = [1 - larger / kept for larger, kept in (once, short, long)]
-    assert 0.01 < gained[1] < 0.03
+    larger = sum(np.log(getattr(twice.spec, size) / getattr(same.spec, size)) for size in ("parameter_count", "macs"))
+    assert gained[1] == pytest.approx(0.02 * larger * 3 / 5, rel=0.06)
     assert gained == pytest.approx([gained[1] * share / (3 / 5) for share in (1 / 3, 3 / 5, 9 / 11)], rel=0.05)
 
 
 def test_what_a_training_is_worth_is_told_in_units_of_the_usual_one():
     for tasks, epochs in ((1, 3), (1, 20), (2, 6)):
         known = Knowledge([member(0, 9, 0.2)], [], ("params",), ("error", "params"), BOUNDS, epochs, tasks)
-        model = GainSampling().fit(known).models["error"]
-        assert (model.grown, model.learnt) == pytest.approx((GROWN * epochs, LEARNT * epochs))
+        parent, child = member(0, 9, 0.2, 4 * epochs).outline, member(1, 18, 0.2).outline
+        _, _, params, *_, further = GainSampling().fit(known).models["error"]._features(parent, child, epochs)
+        assert params == pytest.approx(0.6 * np.log(child.parameter_count / parent.parameter_count))
+        assert further == pytest.approx(exp(-4 * 3 / 8) - exp(-5 * 3 / 8))
 
 
 def test_where_nothing_is_inherited_no_training_is_a_further_one():
