@@ -1,7 +1,7 @@
 """Choice by the expected gain in hypervolume for the work that it takes. Source: ours."""
 
 from collections.abc import Sequence
-from math import exp, log
+from math import log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,13 @@ LEAST = 0.01
 """Of what the bounds span, added before logarithms are taken: what is nearly perfect would make any change enormous."""
 USUAL = log(0.1)
 """The logarithm that the parent's is compared with, so that the prior's constant is for such a one."""
-PRIOR = {True: np.array([0.02, 0, -0.02, 0, -0.02, 0, -0.35]), False: np.array([0.03, -0.035, 0, -0.07, 0, 0, -0.35])}
+PRIOR = {True: np.array([0.02, 0, -0.04, 0, -0.04, 0, -0.3]), False: np.array([0.03, -0.035, 0, -0.07, 0, 0, -0.3])}
 """Weights of the features (see `_features`) before there are families to learn from: of what begins as its parent, and of what doesn't."""
 PRIOR_SPREADS = {True: 0.02, False: 0.04}
 """What is left unexplained then."""
 FREEDOM = {True: np.array([1, 1, 1, 1, 1, 1, 10]), False: np.array([1, 1, 1, 1, 1, 1, 3])}
 """How far each weight may be from its prior, in units of what is left unexplained."""
-STARTED = (np.array([0.02, -0.02, 0, -0.05, 0, 0, -0.35, 0.1]), np.array([1, 1, 1, 1, 1, 1, 3, 3]), 0.02)
+STARTED = (np.array([0.02, -0.02, 0, -0.05, 0, 0, -0.3, 0.1]), np.array([1, 1, 1, 1, 1, 1, 3, 3]), 0.02)
 """The same three for an approximation whose value before its training is known; the last feature is how far that is from its parent's, the
 gap, and what is left unexplained is of one that begins as its parent."""
 GAP = 0.1
@@ -38,12 +38,11 @@ NORMAL = 0.692
 """The square of such a distribution's scale that fits normal residuals of variance one best."""
 ROUNDS, CLOSE = 200, 1e-4
 """Rounds of the fit at most, and the relative change of the variance at which it ends."""
-GROWN = 2 / 3
-"""Usual trainings of a child in which it gets half of what more parameters and multiply-adds may bring: what is new begins untrained."""
-LEARNT = 8 / 3
-"""Usual trainings of a child after which an epoch more brings 1/e of what the first one did.
+GROWN = 6
+"""Epochs of a task in which a child gets half of what more parameters and multiply-adds may bring: what is new begins untrained.
 
-Both were measured with 8 epochs at first, and children of three.
+Measured with children of three epochs. Where they usually have fewer, it is twice as many as these: what an epoch is worth depends on its
+length, and a space in which nothing could grow would teach nothing.
 """
 HALVINGS = 12
 """How often the range of a child's worst start is halved."""
@@ -87,7 +86,7 @@ class _Gain:
                 knowledge.bounds[key],
                 inherits=knowledge.inherits,
                 started=key == knowledge.begun_as,
-                usual=knowledge.epochs,
+                grown=min(GROWN * knowledge.tasks, 2 * knowledge.epochs),
             )
             for key in trained
         }
@@ -243,7 +242,7 @@ class ChangeModel:
         bounds: the objective's, of the hypervolume.
         inherits: whether children inherit their parent's weights, and so its epochs.
         started: whether the value of a child before its training is known (`Outline.start`).
-        usual: epochs of a usual training, all tasks together.
+        grown: epochs, all tasks together, in which a child gets half of what it may gain by being larger than its parent.
 
     Attributes:
         trained_share: how much of the approximations was trained, and not left as they began; as if `PRIOR_FAMILIES` others had been.
@@ -257,9 +256,9 @@ class ChangeModel:
         *,
         inherits: bool = True,
         started: bool = False,
-        usual: int = 3,
+        grown: int = GROWN,
     ) -> None:
-        self.key, self.inherits, self.usual = key, inherits, usual
+        self.key, self.inherits, self.grown = key, inherits, grown
         self._low, self._span = bounds[0], bounds[1] - bounds[0]
         own = [child.epochs - parent.epochs * inherits for parent, child in families]
         trained = [(*family, spent) for family, spent in zip(families, own, strict=True) if spent]
@@ -342,18 +341,15 @@ class ChangeModel:
         """Returns what a change is predicted from.
 
         One; parameters lost, gained, multiply-adds lost, gained (as logarithms; what is gained counts as far as it is trained); the level
-        of the parent; and what its own epochs are worth after those of its ancestors, since each brings less than the one before: as shares
-        of what endless training of a new network would bring. Where nothing is inherited, all are trained equally long (`Search.lengths`).
+        of the parent; and the square of the share that its own epochs have in all that it and its ancestors had, because further training
+        brings less and less. Where nothing is inherited, no training is a further one, and all are equally long (`Search.lengths`).
         """
         params = log(max(1, child.parameter_count) / max(1, parent.parameter_count))
         macs = log(max(1, child.macs) / max(1, parent.macs))
-        trained, further = 1.0, 0.0
-        if self.inherits:
-            trained = own / (own + GROWN * self.usual)
-            before, after = (epochs / (LEARNT * self.usual) for epochs in (parent.epochs, parent.epochs + own))
-            further = exp(-before) - exp(-after)
+        own = max(1, own)
+        share, trained = (own / (own + parent.epochs), own / (own + self.grown)) if self.inherits else (0.0, 1.0)
         sizes = [min(params, 0), trained * max(params, 0), min(macs, 0), trained * max(macs, 0)]
-        return [1.0, *sizes, self._level(parent.values[self.key]) - USUAL, further]
+        return [1.0, *sizes, self._level(parent.values[self.key]) - USUAL, share**2]
 
 
 def _scales(gaps: Array) -> Array:

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from math import exp
 
 import numpy as np
 import pytest
@@ -7,7 +6,7 @@ import pytest
 from lightning_lemonade.morphisms import PruneFilters
 from lightning_lemonade.search import GainSampling, Knowledge, Member, Proposal
 from lightning_lemonade.search.candidate import Child, Expected, Measurement
-from lightning_lemonade.search.gain import GROWN, LEARNT, LEAST, NORMAL, PRIOR, PRIOR_SPREADS, TAILS, ChangeModel, _Regression
+from lightning_lemonade.search.gain import GROWN, LEAST, NORMAL, PRIOR, PRIOR_SPREADS, TAILS, ChangeModel, _Regression
 from lightning_lemonade.spaces import strided_net
 
 BOUNDS = {"error": (0.0, 0.9), "params": (1e2, 1e6)}
@@ -68,13 +67,12 @@ def test_without_families_the_model_is_a_prior():
     _, lost, _, gained = (
         [np.log(child.spec.parameter_count / parent.spec.parameter_count), np.log(child.spec.macs / parent.spec.macs)] for child in children
     )
-    usual = 3 * LEARNT
     constant, lost_params, _, lost_macs, *_, trained_on = PRIOR[False]
-    same = constant + trained_on * (exp(-3 / usual) - exp(-6 / usual))
+    same = constant + trained_on * (3 / 6) ** 2
     approximate = [same, same + lost_params * lost[0] + lost_macs * lost[1]]
     constant, _, gained_params, _, gained_macs, *_, trained_on = PRIOR[True]
-    on = constant + trained_on * (exp(-3 / usual) - exp(-4 / usual))
-    changes = np.array([*approximate, on, on + (gained_params * gained[0] + gained_macs * gained[1]) * 1 / (1 + 3 * GROWN)])
+    on = constant + trained_on * (1 / 4) ** 2
+    changes = np.array([*approximate, on, on + (gained_params * gained[0] + gained_macs * gained[1]) * 1 / (1 + GROWN)])
     assert mean == pytest.approx(0.9 * (np.exp(np.log(0.1 + LEAST) + changes) - LEAST), rel=0.01)
     spreads = np.log((worse / 0.9 + LEAST) / (mean / 0.9 + LEAST))
     assert (spreads > [PRIOR_SPREADS[False]] * 2 + [PRIOR_SPREADS[True]] * 2).all()
@@ -336,9 +334,8 @@ def test_what_has_little_left_to_learn_is_grown(epochs, accepted):
 
 
 def test_one_architecture_is_accepted_for_one_length_only():
-    """The longer where it brings more for its work, the shorter where it doesn't, and never both. (Of a parent that had few epochs: later
-    how long a training is makes next to no difference to what is expected.)"""
-    parent, rng = member(0, 16, 0.3, 3), np.random.default_rng(0)
+    """The longer where it brings more for its work, the shorter where it doesn't, and never both."""
+    parent, rng = member(0, 16, 0.3, 8), np.random.default_rng(0)
     short = proposal(parent, 12)
     long = replace(short, epochs=9)
     other = proposal(parent, 4)
@@ -346,9 +343,9 @@ def test_one_architecture_is_accepted_for_one_length_only():
     def learnt(change):
         """Children after 3 and after 9 epochs of their own, whose error changes by the factor of the length."""
         made = []
-        for i in range(120):
-            mother, own = member(2 * i, 8 + i % 4, 0.2 + 0.01 * (i % 3), 3), (3, 9)[i % 2]
-            child = member(2 * i + 1, 6 + i % 4, mother.values["error"] * change[own], epochs=3 + own)
+        for i in range(40):
+            mother, own = member(2 * i, 8 + i % 4, 0.2 + 0.01 * (i % 3), 8), (3, 9)[i % 2]
+            child = member(2 * i + 1, 6 + i % 4, mother.values["error"] * change[own], epochs=8 + own)
             made.append((mother.outline, replace(child.outline, exact=False)))
         return made
 
@@ -442,8 +439,7 @@ def test_where_nothing_gains_the_papers_density_chooses():
 
 @pytest.mark.parametrize(("exact", "starts"), [(False, None), (False, [0.3, 0.3]), (True, None)])
 def test_before_anything_is_learnt_a_longer_training_is_expected_to_bring_more_the_less_was_trained_before(exact, starts):
-    """In recorded searches, 9 epochs in place of 3 were worth 6 % of the error of CIFAR-10 and 4 % of Fashion-MNIST's after 8 to 14, and
-    nothing after 15 and more: of those that begin nearly as their parent."""
+    """After 8 epochs, 9 in place of 3 were worth 7 to 8 % of the error of CIFAR-10; after 23 to 50, nothing came of 9."""
     child = proposal(member(0, 16, 0.2), 12)
 
     def brought(before):
@@ -451,9 +447,8 @@ def test_before_anything_is_learnt_a_longer_training_is_expected_to_bring_more_t
         short, long = model_of([], started=True).predict([parent] * 2, [child.spec] * 2, [exact] * 2, [3, 9], nodes, starts)[:, 0]
         return 1 - (long / 0.9 + LEAST) / (short / 0.9 + LEAST)
 
-    assert brought(8) == pytest.approx(1 - exp(-0.35 * (exp(-11 / 8) - exp(-17 / 8))), rel=0.01)
-    assert 0 < brought(20) < 0.015
-    assert 0 < brought(30) < 0.005
+    assert 0.05 < brought(8) < 0.09
+    assert 0 < brought(30) < 0.02
 
 
 def test_to_train_a_member_on_is_expected_to_bring_less_and_less():
@@ -466,23 +461,19 @@ def test_to_train_a_member_on_is_expected_to_bring_less_and_less():
     assert 0 <= late / 0.2 - 1 < 0.03
 
 
-def test_what_growth_brings_is_expected_as_far_as_it_is_trained():
+def test_what_is_gained_is_expected_only_of_a_long_training():
+    """Twice the size: 3 epochs left Fashion-MNIST's error where it was, 10 made it better by a tenth."""
     parent = member(0, 9, 0.2, epochs=20)
     twice, same = proposal(parent, 13, exact=True), proposal(parent, 9, exact=True)
-    once, short, long = (predicted(model_of([]), parent, [twice, same], [epochs] * 2)[0] for epochs in (1, 3, 9))
-    gained = [1 - larger / kept for larger, kept in (once, short, long)]
-    larger = sum(np.log(getattr(twice.spec, size) / getattr(same.spec, size)) for size in ("parameter_count", "macs"))
-    assert gained[1] == pytest.approx(0.02 * larger * 3 / 5, rel=0.06)
-    assert gained == pytest.approx([gained[1] * share / (3 / 5) for share in (1 / 3, 3 / 5, 9 / 11)], rel=0.05)
+    short, long = (predicted(model_of([]), parent, [twice, same], [epochs] * 2)[0] for epochs in (3, 9))
+    assert 0 < 1 - short[0] / short[1] < 0.03
+    assert 1 - long[0] / long[1] > 1.5 * (1 - short[0] / short[1])
 
 
-def test_what_a_training_is_worth_is_told_in_units_of_the_usual_one():
-    for tasks, epochs in ((1, 3), (1, 20), (2, 6)):
+def test_growth_is_trained_in_as_many_epochs_of_each_task_and_no_more_than_twice_the_usual():
+    for tasks, epochs, expected in ((1, 3, 6), (1, 20, 6), (1, 1, 2), (2, 6, 12), (4, 4, 8)):
         known = Knowledge([member(0, 9, 0.2)], [], ("params",), ("error", "params"), BOUNDS, epochs, tasks)
-        parent, child = member(0, 9, 0.2, 4 * epochs).outline, member(1, 18, 0.2).outline
-        _, _, params, *_, further = GainSampling().fit(known).models["error"]._features(parent, child, epochs)
-        assert params == pytest.approx(0.6 * np.log(child.parameter_count / parent.parameter_count))
-        assert further == pytest.approx(exp(-4 * 3 / 8) - exp(-5 * 3 / 8))
+        assert GainSampling().fit(known).models["error"].grown == expected
 
 
 def test_where_nothing_is_inherited_no_training_is_a_further_one():
