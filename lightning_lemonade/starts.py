@@ -20,6 +20,8 @@ from lightning_lemonade.settings import SearchSettings
 
 START_SHARE = 0.25
 """Share of the time that starting networks may take, where a time bounds a search."""
+FIRST_SHARE = 1 / 3
+"""Of the seconds of the largest spanning network that fits, what the smallest may take at most, to be trained before it."""
 UNCHOSEN = 4
 """How many spanning networks are trained where none is chosen by what it takes."""
 Seconds = Callable[[int], float]
@@ -158,8 +160,7 @@ def unchosen(settings: SearchSettings, specs: Sequence[GraphSpec]) -> list[Graph
     if not _span(settings):
         return list(specs)
     ordered = sorted(specs, key=work)
-    kept = {ordered[round(place)] for place in np.linspace(0, len(ordered) - 1, UNCHOSEN)}
-    return [spec for spec in specs if spec in kept]
+    return [ordered[place] for place in sorted({round(place) for place in np.linspace(0, len(ordered) - 1, UNCHOSEN)})]
 
 
 def choose_starts(
@@ -199,7 +200,7 @@ def choose_starts(
         known = [spec for spec in specs if spec not in failed]
         chosen, epochs = that_fit(settings, known, partial(_predicted, paces), slots)
         if not measure(max(chosen, key=work)):
-            return [spec for spec in specs if spec in chosen or spec in failed], epochs
+            return [spec for spec in (ordered if _span(settings) else specs) if spec in chosen or spec in failed], epochs
 
 
 def _predicted(paces: Mapping[GraphSpec, Seconds], spec: GraphSpec, epochs: int) -> float:
@@ -218,8 +219,9 @@ def that_fit(
 ) -> tuple[list[GraphSpec], int]:
     """Returns the starting networks that fit into their share of the time, and their epochs, at least as many as a child has.
 
-    Of networks that span a range of sizes it is the largest that fits, and others only where these are trained beside it: what is smaller
-    is shrunk from it in less time than it takes from scratch.
+    Of networks that span a range of sizes it is the largest that fits: what is smaller is shrunk from it in less time than it takes from
+    scratch. Only the smallest is trained before it, where it takes much less and both fit, so that there is a front soon; and others beside
+    it. They are in the order of their sizes.
 
     Args:
         settings: of the search, which a time bounds.
@@ -237,11 +239,16 @@ def that_fit(
         return max(*each, sum(each) / min(slots, len(each)))
 
     if _span(settings):
-        chosen: list[GraphSpec] = []
-        for spec in sorted(specs, key=work, reverse=True):  # not by seconds, in which small networks may hardly differ
-            if span([*chosen, spec], usual) <= (span(chosen[:1], usual) if chosen else each):
+        specs = sorted(specs, key=work)  # not by seconds, in which small networks may hardly differ
+        fitting = [spec for spec in specs if seconds(spec, usual) <= each]
+        largest = fitting[-1] if fitting else specs[0]
+        chosen = [largest]
+        if seconds(specs[0], usual) <= FIRST_SHARE * seconds(largest, usual) and span([specs[0], largest], usual) <= room:
+            chosen.append(specs[0])
+        for spec in reversed(fitting):
+            if spec not in chosen and span([*chosen, spec], usual) <= span(chosen, usual):
                 chosen.append(spec)
-        specs = [spec for spec in specs if spec in chosen] or [min(specs, key=work)]
+        specs = [spec for spec in specs if spec in chosen]
     return list(specs), next((epochs for epochs in range(usual, least, -1) if span(specs, epochs) <= room), least)
 
 

@@ -32,8 +32,8 @@ class ConvNetSpace:
     (the paper's), 0.5 to 10 thousand for 8x8 digits (ours), and sizes between for what lies between. The spanning ones (ours)
     have one plain block at the full size of the image, two at half of it and two at a quarter, with max pooling between. They
     are eight of about 12 to 600 thousand parameters at 32x32x3, four of 1 to 7 thousand at 8x8, each up to twice as large as
-    the one before. Where a time bounds the search, it begins with the largest that it has time for, else with four of them.
-    The smallest network allowed has 10 thousand parameters at 32x32x3 and 300 at 8x8.
+    the one before. Where a time bounds the search, it begins with the smallest and the largest that it has time for, or with the
+    largest alone where these are alike; else with four of them. The smallest network allowed has 10 thousand parameters at 32x32x3 and 300 at 8x8.
 
     Args:
         starts: the starting networks: `"paper"`, `"strided"` or `"spanning"` (ours).
@@ -155,7 +155,7 @@ def strided_net(sample_shape: Sequence[int], num_outputs: int, width: int) -> Gr
 def spanning_net(sample_shape: Sequence[int], num_outputs: int, width: int) -> GraphSpec:
     """Returns a network of one block of width filters, two of 2 width and two of 4 width, with max pooling between the sizes. Source: ours.
 
-    A second block at the full size takes longer than any other: docs/benchmarks.md has what shapes were worth.
+    A second block at the full size takes longer than any other: docs/tuning.md has what shapes were worth.
 
     Args:
         sample_shape: (channels, height, width).
