@@ -1,7 +1,7 @@
 """LemonadeModule: a candidate as a LightningModule."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, pi
 from typing import Any
 
@@ -25,7 +25,9 @@ class Training:
         epochs: of a child; three times as many where a search by gain has a time, and that promises more for it: see `GainSampling`.
         initial_epochs: of a starting network.
         polish_epochs: of a member of the front that is polished at the end of a search.
-        learning_rate: the highest.
+        learning_rate: the highest, but for `long_rate`.
+        long_rate: how many times as high it is where a child that inherits its weights is trained for more than `epochs`: weights that know
+            their training images by heart generalise better after such a restart. Source: ours, docs/tuning.md.
         momentum: of SGD (Nesterov).
         weight_decay: on all weights but learnt gates (of Mix and of relaxed activations).
         warmup: share of the steps that the warm-up takes.
@@ -40,6 +42,7 @@ class Training:
     initial_epochs: int = 8
     polish_epochs: int = 8
     learning_rate: float = 0.2
+    long_rate: float = 3.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup: float = 0.1
@@ -53,15 +56,21 @@ class Training:
         Raises:
             ConfigurationError: if one is out of its range.
         """
-        ranges = {"learning_rate": (0, None), "momentum": (0, 1), "weight_decay": (0, None), "warmup": (0, 1), "label_smoothing": (0, 1)}
+        ranges: dict[str, tuple[float, float | None]] = dict.fromkeys(("learning_rate", "long_rate", "weight_decay"), (0, None))
+        ranges |= dict.fromkeys(("momentum", "warmup", "label_smoothing"), (0, 1))
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if not value >= low or (high is not None and not value < high):
                 bounds = f"of at least {low}" if high is None else f"of at least {low} and below {high}"
                 raise ConfigurationError(f"{name} must be a number {bounds}, got {value!r}")
 
+    def of_heir(self, epochs: int | None) -> "Training":
+        """Returns the settings for a child that inherits its weights and is trained for so many epochs; None for the usual number."""
+        longer = epochs is not None and epochs > self.epochs
+        return replace(self, learning_rate=self.long_rate * self.learning_rate) if longer else self
 
-PAPER_TRAINING = Training(epochs=20, initial_epochs=20, learning_rate=0.01, warmup=0.0, gradient_clip=None)
+
+PAPER_TRAINING = Training(epochs=20, initial_epochs=20, learning_rate=0.01, long_rate=1.0, warmup=0.0, gradient_clip=None)
 """The paper's schedule (section 5): 20 epochs, cosine from 0.01 to 0."""
 
 

@@ -49,7 +49,7 @@ ALGORITHMS = {
     "paper": Algorithm("density", "paper", PAPER_OPERATORS, proposals=32, asynchronous=False),
     "gain": Algorithm("gain", "spanning", (*PAPER_OPERATORS, *SCALING_OPERATORS), proposals=256, asynchronous=True),
 }
-"""What `LemonadeTrainer(algorithm=...)` stands for: Algorithm 1 as it is, and what was best where it was measured (docs/benchmarks.md)."""
+"""What `LemonadeTrainer(algorithm=...)` stands for: Algorithm 1 as it is, and what was best where it was measured (docs/tuning.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)

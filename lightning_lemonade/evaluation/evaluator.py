@@ -218,7 +218,8 @@ class Evaluator:
 
     def _begun(self, request: EvaluationRequest, task: str) -> LemonadeModule:
         """Returns a child's module for a task, with the weights that its training begins with."""
-        module = self._module(request.child.spec, self.tasks[task])
+        child, data = request.child, self.tasks[task]
+        module = self._module(child.spec, data, self.training if request.parent is None else self.training.of_heir(child.epochs))
         if request.parent is None:
             initialise(module.network)
         else:
@@ -248,9 +249,9 @@ class Evaluator:
                 self._quality(task, self.metrics(module, self.tasks[task]))
             self._tried.add(task)
 
-    def _module(self, spec: GraphSpec, data: TaskData) -> LemonadeModule:
+    def _module(self, spec: GraphSpec, data: TaskData, training: Training | None = None) -> LemonadeModule:
         """Returns a new module of an architecture for a task."""
-        module = self.factory(with_outputs(spec, data.outputs), self.training)
+        module = self.factory(with_outputs(spec, data.outputs), training or self.training)
         if data.batch_format is not None:
             module.batch_format = data.batch_format
         return module

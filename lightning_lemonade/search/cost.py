@@ -27,7 +27,7 @@ def work(spec: GraphSpec) -> float:
 
     Beside the multiply-adds it counts each value that a node writes, since memory bounds batch norms and activations, and a sample's share
     of what a step costs for any network. Both weights were fitted to times of training steps on one core of a CPU, most of which it meets
-    within 16 % (docs/benchmarks.md). It is computed rather than timed, so that a search can be repeated bit for bit.
+    within 16 % (docs/tuning.md). It is computed rather than timed, so that a search can be repeated bit for bit.
     """
     return float(_PRIOR @ np.array(terms(spec)))
 

@@ -117,6 +117,24 @@ def test_a_steps_gradient_is_no_larger_than_asked_for(parent, clip):
     assert (moved < 1e-6) == (clip is not None)
 
 
+@pytest.mark.parametrize(
+    ("inherits", "epochs", "rate"), [(True, None, 0.1), (True, 1, 0.1), (True, 2, 0.4), (True, 9, 0.4), (False, 2, 0.1), (False, None, 0.1)]
+)
+def test_what_inherits_and_is_trained_for_longer_than_usual_is_trained_at_a_higher_rate(parent, inherits, epochs, rate):
+    seen = []
+
+    class Noting(LemonadeModule):
+        def on_train_batch_start(self, batch, batch_idx):
+            seen.append(self.optimizers().param_groups[0] | {})
+
+    evaluator = make_evaluator(Noting, learning_rate=0.1, long_rate=4.0, momentum=0.5, weight_decay=0.03)
+    child = Child(SPEC, 1, 0, (), {}, 1, epochs=epochs)
+    done = evaluator.evaluate(EvaluationRequest(child, SPEC if inherits else None, parent[1].weights if inherits else {}))
+    assert done.outcome.failure is None
+    assert max(group["lr"] for group in seen) == pytest.approx(rate)
+    assert {(group["momentum"], group["weight_decay"]) for group in seen} == {(0.5, 0.03)}
+
+
 class Manual(LemonadeModule):
     """Steps by itself, and hands back no loss, as is usual then."""
 
