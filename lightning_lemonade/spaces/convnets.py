@@ -33,7 +33,8 @@ class ConvNetSpace:
     have one plain block at the full size of the image, two at half of it and two at a quarter, with max pooling between. They
     are eight of about 12 to 600 thousand parameters at 32x32x3, four of 1 to 7 thousand at 8x8, each up to twice as large as
     the one before. Where a time bounds the search, it begins with the smallest and the largest that it has time for, or with the
-    largest alone where these are alike; else with four of them. The smallest network allowed has 10 thousand parameters at 32x32x3 and 300 at 8x8.
+    largest alone where these are alike; else with four of them. The smallest network allowed has 10 thousand parameters at
+    32x32x3 and 300 at 8x8.
 
     Args:
         starts: the starting networks: `"paper"`, `"strided"` or `"spanning"` (ours).
