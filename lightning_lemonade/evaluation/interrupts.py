@@ -70,7 +70,7 @@ def remembered(number: signal.Signals, exception: type[BaseException]) -> Iterat
 
 
 def is_delicate(frame: FrameType | None) -> bool:
-    """Returns whether an exception must not be raised at a place: in logging, in a handler of ours or Lightning's, or in a fork.
+    """Returns whether an exception must not be raised at a place: in logging, filelock, a handler of ours or Lightning's, or a fork.
 
     Python takes logging's lock before a fork and lets go of it afterwards, in a hook whose exceptions it swallows. One that a signal raises
     there is lost, and the lock is held for ever, for which every other thread then waits. What is called from there is as delicate: the
@@ -81,6 +81,8 @@ def is_delicate(frame: FrameType | None) -> bool:
     while frame is not None:
         code = frame.f_code
         if code.co_filename in _DELICATE or (code.co_filename == __file__ and code.co_name == "act"):
+            return True
+        if str(frame.f_globals.get("__name__", "")).startswith("filelock."):  # version 4 has such hooks, too
             return True
         if code.co_filename == popen_fork.__file__ and code.co_name == "_launch":
             return getattr(frame.f_locals.get("self"), "pid", None) != 0  # and not in the child, which lives below it
