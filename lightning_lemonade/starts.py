@@ -190,7 +190,7 @@ def choose_starts(
         return True
 
     ordered = sorted(specs, key=work)
-    wanted = 2 if _span(settings) else len(ordered)
+    specs, wanted = (ordered, 2) if _span(settings) else (specs, len(ordered))
     for spec in [ordered[0], ordered[len(ordered) // 2], *ordered]:
         if len(paces) < wanted:
             measure(spec)
@@ -200,7 +200,7 @@ def choose_starts(
         known = [spec for spec in specs if spec not in failed]
         chosen, epochs = that_fit(settings, known, partial(_predicted, paces), slots)
         if not measure(max(chosen, key=work)):
-            return [spec for spec in (ordered if _span(settings) else specs) if spec in chosen or spec in failed], epochs
+            return [spec for spec in specs if spec in chosen or spec in failed], epochs
 
 
 def _predicted(paces: Mapping[GraphSpec, Seconds], spec: GraphSpec, epochs: int) -> float:
