@@ -1,7 +1,7 @@
 """Our search against others at equal cost: test hypervolume over the seconds of one core.
 
-Usage: python scripts/bench_search.py [--data fashion|cifar10|digits] [--data_root ROOT] [--minutes 15] [--seeds 0 1 2] [--methods ...]
-                                      [--out CSV]
+Usage: python scripts/bench_search.py [--data fashion|cifar10|digits] [--data_root ROOT] [--augment] [--minutes 15] [--seeds 0 1 2]
+                                      [--methods ...] [--out CSV]
 
 Methods (all train with the same Lightning module, optimiser, schedule and loader, and count parameters alike):
   ours       `algorithm="gain"`, bounded by time
@@ -56,6 +56,7 @@ from lightning_lemonade import LemonadeModule, LemonadeTrainer, SearchCallback, 
 from lightning_lemonade import run as run_module
 from lightning_lemonade.callback import SearchInfo
 from lightning_lemonade.datamodules import DigitsDataModule
+from lightning_lemonade.datamodules.augmentation import random_crop, random_flip
 from lightning_lemonade.datamodules.dataset import ImageDataset, collate
 from lightning_lemonade.errors import SearchError
 from lightning_lemonade.evaluation import EvaluationRequest, Evaluator, TaskData, TestRequest, limit, pace, scopes
@@ -77,6 +78,7 @@ RUNGS = (10, 4e5)  # how many, and the largest; the smallest is the smallest leg
 REFERENCES = (1.0, 0.3)
 OBJECTIVES = ("error", "params")
 POLISH = 0.3
+CROP = 4
 OURS = ("ours", "polished", "strided", "unscaled", "unscreened", "short", "generations", "uniform", "density", "scratch", "paper")
 
 
@@ -86,13 +88,16 @@ SHAPES = {"fashion": (1, 28, 28), "cifar10": (3, 32, 32), "digits": (1, 8, 8)}
 
 
 class Subset(pl.LightningDataModule):
-    """Training images of a data set, 5,000 validation and all 10,000 test images, in memory, without augmentation."""
+    """Training images of a data set, 5,000 validation and all 10,000 test images, in memory.
+
+    With `augment`, training images are shifted by up to four pixels and mirrored, as those of `CIFAR10DataModule` are by default.
+    """
 
     num_classes = 10
 
-    def __init__(self, name: str, root: str, images: int, batch_size: int = 128) -> None:
+    def __init__(self, name: str, root: str, images: int, *, augment: bool = False, batch_size: int = 128) -> None:
         super().__init__()
-        self.name, self.root, self.images, self.batch_size = name, root, images, batch_size
+        self.name, self.root, self.images, self.augment, self.batch_size = name, root, images, augment, batch_size
 
     def setup(self, stage: str | None = None) -> None:  # noqa: D102 (Lightning's)
         train, test = (SETS[self.name](self.root, train=train) for train in (True, False))
@@ -115,6 +120,12 @@ class Subset(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Any]:  # noqa: D102
         return DataLoader(self.sets["test"], 500, collate_fn=collate)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401, D102
+        if not self.augment or self.trainer is None or not self.trainer.training:
+            return batch
+        images, *others = batch
+        return (random_flip(random_crop(images, CROP)), *others)
 
 
 def _pixels(data: Any) -> torch.Tensor:  # noqa: ANN401 (torchvision's: an array, or a tensor without channels)
@@ -494,6 +505,7 @@ def main() -> None:
     parser.add_argument("--data", choices=list(SHAPES), default="fashion")
     parser.add_argument("--data_root", default=os.environ.get("LEMONADE_DATA_ROOT", "data"))
     parser.add_argument("--images", type=int, default=10_000, help="for training; at most 45,000 of CIFAR-10 and 55,000 of Fashion-MNIST")
+    parser.add_argument("--augment", action="store_true", help="training images are shifted and mirrored (not those of the digits)")
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     usual, chosen = Training(), ALGORITHMS["gain"]
@@ -507,6 +519,8 @@ def main() -> None:
     )
     parser.add_argument("--out", help="CSV of every evaluated network; what it holds already isn't run again")
     settings = parser.parse_args()
+    if settings.augment and settings.data == "digits":
+        parser.error("--augment: the digits are trained on as they are")
     if settings.images > MOST_IMAGES[settings.data]:
         parser.error(f"--images {settings.images}: {settings.data} has {MOST_IMAGES[settings.data]} beside those that validate")
     torch.set_num_threads(1)
@@ -515,7 +529,7 @@ def main() -> None:
     shape = SHAPES[settings.data]
     SAMPLING["unscreened"], SAMPLING["short"] = Unscreened, Short
     digits = settings.data == "digits"
-    subset = partial(Subset, settings.data, settings.data_root, settings.images)
+    subset = partial(Subset, settings.data, settings.data_root, settings.images, augment=settings.augment)
     make: Callable[[], pl.LightningDataModule] = DigitsDataModule if digits else subset
     ours = {
         "training": Training(epochs=settings.epochs, initial_epochs=settings.initial_epochs, polish_epochs=settings.polish_epochs),
@@ -524,7 +538,8 @@ def main() -> None:
         "space": ConvNetSpace(starts=settings.starts, operators=chosen.operators),
     }
     images = "" if digits or settings.images == 10_000 else f", {settings.images} images"
-    asked = f"{settings.data}{images}, {settings.minutes:g} minutes, learning rate {usual.learning_rate:g}"
+    augmented = ", augmented" if settings.augment else ""
+    asked = f"{settings.data}{images}{augmented}, {settings.minutes:g} minutes, learning rate {usual.learning_rate:g}"
     epochs = f"{settings.epochs}, {settings.initial_epochs} and {settings.polish_epochs} epochs"
     parts = f"{settings.starts} starts, {epochs}, polish {settings.polish:g}"
     results = _read(Path(settings.out), asked, parts) if settings.out else {}

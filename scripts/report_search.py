@@ -205,7 +205,8 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     for asked, (parts, results) in found.items():
-        name = f"search-{asked.partition(',')[0]}.svg"
+        data = asked.partition(" minutes")[0].rpartition(",")[0]
+        name = f"search-{data.replace(',', '').replace(' ', '-')}.svg"
         with mpl.rc_context({"svg.hashsalt": "lemonade"}):
             picture(results).savefig(settings.pictures / name, metadata={"Date": None})
         lines += section(asked, parts, results, name)

@@ -2,14 +2,18 @@ import re
 import sys
 from pathlib import Path
 
+import image_files
 import numpy as np
 import programs
 import pytest
+import pytorch_lightning as pl
+import torch
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from hand_space import FixedChooser, RandomChooser, choose, encode, ladder, staged_net  # noqa: E402 (the scripts are no package)
+from bench_search import Subset  # noqa: E402 (the scripts are no package)
+from hand_space import FixedChooser, RandomChooser, choose, encode, ladder, staged_net  # noqa: E402
 
 from lightning_lemonade.spaces import ConvNetSpace  # noqa: E402
 
@@ -68,6 +72,49 @@ def test_the_short_form_compares_every_kind_of_method(tmp_path):
     other = programs.run_script(*command, "--epochs", "2")
     assert other.returncode == 1
     assert "give another file" in other.stderr
+
+
+class Recorder(pl.LightningModule):
+    """Keeps the batches of each loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = {"train": [], "val": []}
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def training_step(self, batch, _):
+        self.seen["train"].append(batch)
+        return self.weight * batch[0].mean()
+
+    def validation_step(self, batch, _):
+        self.seen["val"].append(batch)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_only_training_images_are_augmented_and_only_if_asked(tmp_path, augment):
+    image_files.write_mnist(tmp_path / "FashionMNIST" / "raw", (5_300, 30))
+    data, recorder = Subset("fashion", str(tmp_path), 256, augment=augment), Recorder()
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, num_sanity_val_steps=0
+    )
+    trainer.fit(recorder, data)
+    for split, batches in recorder.seen.items():
+        held = {(image.numpy().tobytes(), int(label)) for image, label in (data.sets[split][i] for i in range(len(data.sets[split])))}
+        kept = [(x.numpy().tobytes(), int(y)) in held for images, labels in batches for x, y in zip(images, labels, strict=True)]
+        assert len(kept) == {"train": 256, "val": 5_000}[split]
+        if augment and split == "train":
+            assert sum(kept) < 20  # one of 162 ways to shift and mirror leaves an image as it is
+        else:
+            assert all(kept)
+
+
+def test_digits_are_not_augmented():
+    done = programs.run_script("bench_search.py", "--data=digits", "--augment")
+    assert done.returncode == 2
+    assert "--augment: the digits are trained on as they are" in done.stderr
 
 
 def test_shapes_and_learning_rates_of_starting_networks_are_compared():
