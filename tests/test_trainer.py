@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 import textwrap
+from typing import ClassVar
 
 import pytest
 import pytorch_lightning as pl
@@ -14,11 +15,13 @@ from lightning_lemonade import GraphSpec, LemonadeModule, LemonadeTrainer, Searc
 from lightning_lemonade.callbacks import WandbPopulationLogger
 from lightning_lemonade.datamodules import DigitsDataModule
 from lightning_lemonade.errors import ConfigurationError, DataError, HistoryError, LemonadeError, ObjectiveError, SearchError
+from lightning_lemonade.evaluation import TaskData
 from lightning_lemonade.history import History
 from lightning_lemonade.module import Training
 from lightning_lemonade.morphisms import mutation_from_dict
 from lightning_lemonade.objectives import SpecObjective, TrainedObjective
 from lightning_lemonade.run import new_directory
+from lightning_lemonade.search import SAMPLING, GainSampling
 from lightning_lemonade.spaces import PAPER_OPERATORS, SCALING_OPERATORS, ConvNetSpace
 
 SMALL = {"algorithm": "paper", "max_generations": 2, "proposals": 8, "accepted": 3, "epochs": 1, "initial_epochs": 2, "accelerator": "cpu"}
@@ -494,6 +497,47 @@ def test_the_cost_of_a_candidate_is_that_of_all_its_tasks(two_tasks):
     assert start.epochs == 2 * SMALL["initial_epochs"]
     images = sum(len(data.train_dataloader().dataset) for data in (DigitsDataModule(), Fewer()))
     assert start.images == SMALL["initial_epochs"] * images
+
+
+class Long(GainSampling):
+    """Choice by gain with long trainings alone."""
+
+    lengths = (3,)
+
+
+class NotingRates(LemonadeModule):
+    """Notes of each training its classes, its epochs, and its highest rate."""
+
+    seen: ClassVar[set] = set()
+
+    def on_train_start(self):
+        self.highest = 0.0
+
+    def on_train_batch_start(self, batch, batch_idx):
+        self.highest = max(self.highest, self.optimizers().param_groups[0]["lr"])
+
+    def on_train_end(self):
+        if type(self.trainer.datamodule) is TaskData:  # not where a few batches tell how long a training takes
+            self.seen.add((self.spec.output_shape[0], self.trainer.max_epochs, round(self.highest, 9)))
+
+
+def test_the_rate_of_long_trainings_reaches_every_task_of_a_search(tmp_path, monkeypatch):
+    monkeypatch.setitem(SAMPLING, "long", Long)
+    NotingRates.seen.clear()
+    LemonadeTrainer(
+        run_dir=tmp_path / "run",
+        objectives=["error", "params"],
+        module=NotingRates,
+        algorithm="gain",
+        sampling="long",
+        training=Training(epochs=1, initial_epochs=2, learning_rate=0.1, long_rate=4.0),
+        proposals=4,
+        accepted=2,
+        max_generations=2,
+        max_time="00:01:00:00",
+        accelerator="cpu",
+    ).search({"all": DigitsDataModule(), "fewer": Fewer()})
+    assert NotingRates.seen == {(classes, *each) for classes in (10, 7) for each in ((2, 0.1), (3, 0.4))}
 
 
 def test_a_table_of_two_tasks_has_the_errors_of_both(two_tasks):
