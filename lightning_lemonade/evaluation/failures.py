@@ -46,7 +46,7 @@ _MEMORY = (
     "ALLOC_FAILED",
 )
 _TRACEBACK = "Traceback (most recent call last):\n"
-SOON = 1.0
+DEATH_TOLD = 1.0
 """Seconds that are waited for the signal of a process that died: its connections end a moment before."""
 
 
@@ -126,7 +126,7 @@ def deaths_told() -> Iterator[None]:
         yield
     except Exception as error:
         if _broke_off(error) and threading.current_thread() is threading.main_thread():
-            time.sleep(SOON)
+            time.sleep(DEATH_TOLD)
         raise
 
 
