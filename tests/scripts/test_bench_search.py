@@ -80,7 +80,7 @@ class Recorder(pl.LightningModule):
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen = {"train": [], "val": []}
+        self.seen = {"train": [], "val": [], "test": []}
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)
@@ -92,6 +92,17 @@ class Recorder(pl.LightningModule):
     def validation_step(self, batch, _):
         self.seen["val"].append(batch)
 
+    def test_step(self, batch, batch_idx):
+        self.seen["test"].append(batch)
+
+
+def shifted_and_mirrored(image):
+    """All forms of an image (channels, height, width) that the benchmark trains on, as bytes."""
+    height, width = image.shape[1:]
+    padded = torch.nn.functional.pad(image, (4,) * 4)
+    crops = [padded[:, top : top + height, left : left + width] for top in range(9) for left in range(9)]
+    return {form.numpy().tobytes() for crop in crops for form in (crop, crop.flip(2))}
+
 
 @pytest.mark.parametrize("augment", [False, True])
 def test_only_training_images_are_augmented_and_only_if_asked(tmp_path, augment):
@@ -101,14 +112,33 @@ def test_only_training_images_are_augmented_and_only_if_asked(tmp_path, augment)
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, num_sanity_val_steps=0
     )
     trainer.fit(recorder, data)
+    trainer.test(recorder, data, verbose=False)
     for split, batches in recorder.seen.items():
-        held = {(image.numpy().tobytes(), int(label)) for image, label in (data.sets[split][i] for i in range(len(data.sets[split])))}
-        kept = [(x.numpy().tobytes(), int(y)) in held for images, labels in batches for x, y in zip(images, labels, strict=True)]
-        assert len(kept) == {"train": 256, "val": 5_000}[split]
+        images = [data.sets[split][i][0] for i in range(len(data.sets[split]))]
+        held = {image.numpy().tobytes() for image in images}
+        seen = [image.numpy().tobytes() for images, _ in batches for image in images]
+        assert len(seen) == {"train": 256, "val": 5_000, "test": 30}[split]
         if augment and split == "train":
-            assert sum(kept) < 20  # one of 162 ways to shift and mirror leaves an image as it is
+            assert sum(image in held for image in seen) < 20  # one of 162 forms is the image itself
+            assert set(seen) <= set().union(*map(shifted_and_mirrored, images))
         else:
-            assert all(kept)
+            assert set(seen) == held
+
+
+def test_what_is_augmented_is_told_apart(tmp_path):
+    image_files.write_mnist(tmp_path / "FashionMNIST" / "raw", (5_300, 30))
+    command = ["bench_search.py", "--data=fashion", f"--data_root={tmp_path}", "--images=256", "--minutes=0.01", "--seeds=0"]
+    command += [f"--out={tmp_path / 'points.csv'}", "--methods", "ladder-1"]
+    plain = programs.run_script(*command)
+    assert plain.returncode == 0, plain.stderr[-2000:]
+    other = programs.run_script(*command, "--augment")
+    assert other.returncode == 1
+    assert "asked for are fashion, 256 images, augmented, 0.01 minutes" in other.stderr
+    (tmp_path / "points.csv").unlink()
+    augmented = programs.run_script(*command, "--augment")
+    assert augmented.returncode == 0, augmented.stderr[-2000:]
+    first = [re.search(r"best (0\.\d+)", done.stdout)[1] for done in (plain, augmented)]
+    assert first[0] != first[1]
 
 
 def test_digits_are_not_augmented():
