@@ -18,7 +18,7 @@ from lightning_lemonade.search import Limits
 from lightning_lemonade.search.cost import work
 from lightning_lemonade.settings import SearchSettings
 
-START_SHARE = 0.25
+START_SHARE = 0.2
 """Share of the time that starting networks may take, where a time bounds a search."""
 FIRST_SHARE = 1 / 3
 """Of the seconds of the largest spanning network that fits, what the smallest may take at most, to be trained before it."""
