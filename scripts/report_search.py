@@ -192,12 +192,6 @@ def section(asked: str, parts: Iterable[str], results: Results, image: str) -> l
     ]
 
 
-def pictured(asked: str) -> str:
-    """Returns what a picture is named by: all that runs were asked for but their usual length and rate."""
-    parts = [part for part in asked.split(", ") if part not in ("15 minutes", "learning rate 0.2")]
-    return "-".join(parts).replace(" ", "-")
-
-
 def main() -> None:
     """Reads, writes pictures, and prints the tables or writes them into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -211,7 +205,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     for asked, (parts, results) in found.items():
-        name = f"search-{pictured(asked)}.svg"
+        name = f"search-{asked.replace(',', '').replace(' ', '-')}.svg"
         with mpl.rc_context({"svg.hashsalt": "lemonade"}):
             picture(results).savefig(settings.pictures / name, metadata={"Date": None})
         lines += section(asked, parts, results, name)

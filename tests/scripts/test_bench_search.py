@@ -116,7 +116,7 @@ def test_only_training_images_are_augmented_and_only_if_asked(tmp_path, augment)
     for split, batches in recorder.seen.items():
         images = [data.sets[split][i][0] for i in range(len(data.sets[split]))]
         held = {image.numpy().tobytes() for image in images}
-        seen = [image.numpy().tobytes() for images, _ in batches for image in images]
+        seen = [image.numpy().tobytes() for x, _ in batches for image in x]
         assert len(seen) == {"train": 256, "val": 5_000, "test": 30}[split]
         if augment and split == "train":
             assert sum(image in held for image in seen) < 20  # one of 162 forms is the image itself

@@ -15,7 +15,7 @@ def results(tmp_path):
             writer.writerow(["settings", "ours", "method", "seed", "seconds", "epochs", "params", "val_error", "test_error"])
             methods = [("ours", 1, 0.2, 0.1), ("random-4", 5, 0.3, 0.1), ("random-12", 5, 0.4, 0.3), ("ladder-4", 5, 0.5, 0.35)]
             for method, scale, first, last in methods[: 4 if seed else 3]:
-                shown = ["toy, augmented, 15 minutes, learning rate 0.2", "no parts" if method == "ours" else "", method, seed]
+                shown = ["toy, augmented, 1 minutes", "no parts" if method == "ours" else "", method, seed]
                 writer.writerow([*shown, 10 * scale, 3, 1e4, first, first + 0.01])
                 writer.writerow([*shown, 20 * scale, 3, 1e4, last, last + 0.01])
     return paths
@@ -31,7 +31,7 @@ def test_the_page_gets_a_table_and_a_picture_again_and_again(results, tmp_path):
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert text.count("### toy, augmented, 15 minutes") == 1
+    assert text.count("### toy, augmented, 1 minutes") == 1
     assert "Ours: no parts. Seeds 0, 1;" in text
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
     assert list(rows) == ["method", "ours", "random-4", "random-12", "ladder-4"]
@@ -42,7 +42,7 @@ def test_the_page_gets_a_table_and_a_picture_again_and_again(results, tmp_path):
     assert (only_one[of_reference].strip()[:2], only_one[of_reference + 2].strip()) == ("-,", "-, 0.10")
     assert [cell.strip() for cell in only_one[of_reference + 3 : of_reference + 6]] == ["-, 0.000", "-, 0.000", ""]
     assert "random-4 0.20 at 1 and 0.20 at 0.3" in text
-    assert (tmp_path / "search-toy-augmented.svg").read_text().startswith("<?xml")
+    assert (tmp_path / "search-toy-augmented-1-minutes.svg").read_text().startswith("<?xml")
 
 
 def test_a_page_without_marks_is_told(results, tmp_path):
