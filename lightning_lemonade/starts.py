@@ -21,7 +21,7 @@ from lightning_lemonade.settings import SearchSettings
 START_SHARE = 0.2
 """Share of the time that starting networks may take, where a time bounds a search."""
 FIRST_SHARE = 1 / 3
-"""Of the seconds of the largest spanning network that fits, what the smallest may take at most, to be trained before it."""
+"""Of the seconds of the largest spanning network that fits, what the smallest takes at most where it is trained before it."""
 UNCHOSEN = 4
 """How many spanning networks are trained where none is chosen by what it takes."""
 Seconds = Callable[[int], float]
@@ -220,8 +220,8 @@ def that_fit(
     """Returns the starting networks that fit into their share of the time, and their epochs, at least as many as a child has.
 
     Of networks that span a range of sizes it is the largest that fits: what is smaller is shrunk from it in less time than it takes from
-    scratch. Only the smallest is trained before it, where it takes much less and both fit, so that there is a front soon; and others beside
-    it. They are in the order of their sizes.
+    scratch. Only the smallest is trained before it, so that there is a front soon, and others beside it: so it is the largest of which the
+    smallest takes a small share and with which it fits, or where there is none the largest, alone. They are in the order of their sizes.
 
     Args:
         settings: of the search, which a time bounds.
@@ -241,10 +241,9 @@ def that_fit(
     if _span(settings):
         specs = sorted(specs, key=work)  # not by seconds, in which small networks may hardly differ
         fitting = [spec for spec in specs if seconds(spec, usual) <= each]
-        largest = fitting[-1] if fitting else specs[0]
-        chosen = [largest]
-        if seconds(specs[0], usual) <= FIRST_SHARE * seconds(largest, usual) and span([specs[0], largest], usual) <= room:
-            chosen.append(specs[0])
+        after = [spec for spec in fitting if seconds(specs[0], usual) <= FIRST_SHARE * seconds(spec, usual)]
+        both = [[spec, specs[0]] for spec in after if span([spec, specs[0]], usual) <= room]
+        chosen = both[-1] if both else fitting[-1:] or specs[:1]
         for spec in reversed(fitting):
             if spec not in chosen and span([*chosen, spec], usual) <= span(chosen, usual):
                 chosen.append(spec)

@@ -44,9 +44,9 @@ def clock(seconds):
 
 @pytest.mark.parametrize(
     ("room", "begun"),
-    [(900, [0, 3]), (91, [0, 3]), (89, [3]), (81, [3]), (79, [0, 2]), (51, [0, 2]), (49, [2]), (41, [2]), (39, [1]), (21, [1]), (19, [0])],
+    [(900, [0, 3]), (91, [0, 3]), (89, [0, 2]), (81, [0, 2]), (51, [0, 2]), (49, [2]), (41, [2]), (39, [1]), (21, [1]), (19, [0])],
 )
-def test_of_spanning_networks_the_largest_that_fits_is_trained_and_the_smallest_before_it_where_both_fit(room, begun):
+def test_of_spanning_networks_the_largest_is_trained_that_fits_with_the_smallest_before_it_or_else_alone(room, begun):
     assert fitting(room, epochs=3, initial_epochs=10) == (begun, 10)
 
 
@@ -107,7 +107,7 @@ def test_where_luck_makes_the_middle_one_quicker_larger_ones_are_not_taken_to_be
 
 
 def test_what_takes_longer_than_its_work_says_is_found_when_it_is_measured():
-    assert chosen_of(130, lambda work: work**1.3) == ([0, 5], 8, [0, 4, 6, 5])
+    assert chosen_of(145, lambda work: work**1.3) == ([0, 5], 8, [0, 4, 6, 5])
 
 
 def test_what_cannot_be_measured_is_returned_and_others_take_its_place():
