@@ -21,7 +21,7 @@ from lightning_lemonade.settings import SearchSettings
 START_SHARE = 0.2
 """Share of the time that starting networks may take, where a time bounds a search."""
 FIRST_SHARE = 1 / 3
-"""Of the seconds of the largest spanning network that fits, what the smallest takes at most where it is trained before it."""
+"""Of the seconds of a spanning network, what the smallest takes at most where it is trained before that one."""
 UNCHOSEN = 4
 """How many spanning networks are trained where none is chosen by what it takes."""
 Seconds = Callable[[int], float]
@@ -219,9 +219,10 @@ def that_fit(
 ) -> tuple[list[GraphSpec], int]:
     """Returns the starting networks that fit into their share of the time, and their epochs, at least as many as a child has.
 
-    Of networks that span a range of sizes it is the largest that fits: what is smaller is shrunk from it in less time than it takes from
-    scratch. Only the smallest is trained before it, so that there is a front soon, and others beside it: so it is the largest of which the
-    smallest takes a small share and with which it fits, or where there is none the largest, alone. They are in the order of their sizes.
+    Of networks that span a range of sizes these are the largest of whose time the smallest takes a third at most and with which it fits,
+    and the smallest, so that there is a front soon. Where there is none, it is the largest that fits: what is smaller is shrunk from it in
+    less time than it takes from scratch. Others come to these that can be trained beside them without taking longer. Where none fits, it is
+    the smallest, for fewer epochs. They are in the order of their sizes.
 
     Args:
         settings: of the search, which a time bounds.

@@ -88,9 +88,9 @@ class LemonadeTrainer:
         accepted: children trained each generation (n_ac).
         epochs: of a child. Where `max_time` is given, choice by gain trains one three times as long if that promises more for the time.
         initial_epochs: of a starting network. Where `max_time` is given, and one process of this machine trains a child, starting
-            networks take at most a fifth of it: of those of `"spanning"` the smallest is trained, the largest with which that still
-            fits, and what is trained beside them; the largest alone where the smallest would take more than a third of its time.
-            Others are all trained, for fewer epochs.
+            networks may take a fifth of it, as measured in a few steps: of those of `"spanning"` the smallest is trained, and the
+            largest with which it fits and of whose time it takes a third at most; where there is none, the largest that fits; and what
+            can be trained beside these. Others are all trained. Where that takes longer, it is for fewer epochs.
         schedule: `"default"` or `"paper"`: the paper's learning rate and epochs.
         training: all settings of training, in place of a schedule.
         inherit: whether children inherit their parent's weights.

@@ -50,9 +50,14 @@ def test_of_spanning_networks_the_largest_is_trained_that_fits_with_the_smallest
     assert fitting(room, epochs=3, initial_epochs=10) == (begun, 10)
 
 
+def test_it_may_be_any_smaller_one_with_which_the_smallest_fits():
+    assert fitting(60, seconds=[1, 4, 5.5, 5.7], epochs=3, initial_epochs=10) == ([0, 1], 10)
+
+
 def test_the_largest_that_fits_is_trained_alone_where_the_smallest_takes_more_than_a_third_of_its_time():
     assert fitting(900, seconds=[2.6, 2, 4, 8], epochs=3, initial_epochs=10) == ([0, 3], 10)
     assert fitting(900, seconds=[2.7, 2, 4, 8], epochs=3, initial_epochs=10) == ([3], 10)  # by work, not what luck made the quickest
+    assert fitting(900, seconds=[2.5, 2, 4, 8], fixed=2, epochs=3, initial_epochs=10) == ([0, 3], 10)  # though not of 3 epochs
 
 
 @pytest.mark.parametrize(("slots", "room", "begun"), [(2, 81, [0, 1, 2, 3]), (2, 79, [0, 1, 2]), (64, 81, [0, 1, 2, 3]), (64, 21, [0, 1])])
